@@ -16,9 +16,9 @@ import numpy as np
 Layout = Literal["zigzag", "contiguous"]
 
 
-def chunks_per_device(layout: Layout) -> int:
-    """Pieces of the sequence, each contiguous, that one device holds."""
-    return {"zigzag": 2, "contiguous": 1}[layout]
+def chunk_count(ring: int, layout: Layout) -> int:
+    """Pieces, each contiguous, into which the sequence is cut; its length must be a multiple of them."""
+    return 2 * ring if layout == "zigzag" and ring > 1 else ring
 
 
 def order(length: int, ring: int, layout: Layout) -> np.ndarray:
@@ -27,11 +27,11 @@ def order(length: int, ring: int, layout: Layout) -> np.ndarray:
     Raises:
         ValueError: the length is not a multiple of the number of chunks.
     """
-    chunks = ring * chunks_per_device(layout)
+    chunks = chunk_count(ring, layout)
     if length % chunks:
         raise ValueError(f"a sequence of {length} does not divide into {chunks} chunks ({layout} over {ring} devices)")
     indices = np.arange(length, dtype=np.int32).reshape(chunks, -1)
-    if layout == "zigzag":
+    if chunks > ring:
         devices = np.arange(ring)
         indices = indices[np.stack([devices, chunks - 1 - devices], axis=1).reshape(-1)]
     return indices.reshape(-1)
