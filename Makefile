@@ -1,0 +1,42 @@
+# Everything a developer types. `make` alone lists it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test slow lint format bench
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## .venv with ringworld in it, at the versions of constraints.txt (once)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'ringworld needs Python 3.11 or newer; name one with make PYTHON=python3.12 ...' >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: $(READY)  ## train a small model through the whole curriculum, test it on needles, write runs-out/demo/report.html
+	$(BIN)/ringworld demo
+
+test: $(READY)  ## the fast tests
+	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+slow: $(READY)  ## the tests that take longer
+	@$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]  # 5: there is no slow test
+
+lint: $(READY)  ## ruff, pyright, and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: $(READY)  ## ruff's layout and its safe fixes
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY)  ## the measurements behind the numbers in docs
+	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark" || exit 1; done

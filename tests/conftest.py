@@ -1,0 +1,15 @@
+"""Every test sees eight CPU devices, float32, no silent rank promotion, and shapes checked against their annotations."""
+
+import jax
+import matplotlib
+from jaxtyping import install_import_hook
+
+# Before any computation: JAX fixes its devices with the first one.
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_enable_x64", False)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+matplotlib.use("Agg")
+
+# Before the first import of ringworld: the hook works on modules as they are loaded.
+install_import_hook("ringworld", "annotations.check")
