@@ -1,0 +1,57 @@
+"""The shape of a model."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from ringworld.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A LLaMA-shaped decoder: RMSNorm, SwiGLU, rotary positions, grouped queries.
+
+    RoPE's theta is not here: it grows with the context from stage to stage, so it is data of the forward pass.
+    """
+
+    vocabulary_size: int
+    dim: int
+    ffn: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    tied: bool = False  # one table for embedding and head
+    qk_norm: bool = False  # RMSNorm of each query and key head, with learned gains
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" or field.type is int:
+                if not isinstance(value, int) or value < 1:
+                    raise UserError(f"a model needs {field.name} of at least 1 (given: {value!r})")
+        if self.heads % self.kv_heads:
+            raise UserError(f"{self.heads} query heads do not divide among {self.kv_heads} key heads: choose kv_heads that divides heads")
+        if self.head_dim % 2:
+            raise UserError(f"head_dim must be even for rotary positions (given: {self.head_dim})")
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model holds."""
+        attention = self.dim * self.head_dim * (2 * self.heads + 2 * self.kv_heads) + 2 * self.head_dim * self.qk_norm
+        layer = attention + 3 * self.dim * self.ffn + 2 * self.dim
+        return self.layers * layer + self.vocabulary_size * self.dim * (1 if self.tied else 2) + self.dim
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Raises UserError when a field is missing or unknown."""
+        names = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - names):
+            raise UserError(f"unknown fields in the model's configuration: {', '.join(unknown)}; it may have {', '.join(sorted(names))}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UserError(f"the model's configuration is incomplete: {error}") from error

@@ -1,0 +1,133 @@
+"""Cross-entropy over a long sequence, never holding [S, V].
+
+The loss is one weighted sum over the whole mesh, divided once: every device adds up w * nll and w over its own tokens, chunk by chunk, and the
+sums are joined at the end. Gradients are made in the same pass, while a chunk's logits are there, since the loss is linear in what comes after:
+three products a chunk where recomputation would need four. (The idea of Liger-Kernel, arXiv 2410.10989.)
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from ringworld.mesh import RULES, partition_spec
+
+TOKENS = 1024  # of one device, whose logits are held at once
+
+
+class Sums(NamedTuple):
+    """Over all tokens of the batch; float32 scalars. loss = nll / weight, accuracy = correct / weight."""
+
+    nll: Array
+    weight: Array
+    correct: Array
+
+
+def cross_entropy(
+    hidden: Float[Array, "B S D"],
+    head: Float[Array, "D V"],
+    targets: Int[Array, "B S"],
+    weights: Float[Array, "B S"],
+    *,
+    slices: tuple[slice, ...],
+    mesh: Mesh,
+    tokens: int = TOKENS,
+) -> Sums:
+    """Weighted sums of -log p(target), and of hits; p is a softmax over the target's own slice of the vocabulary.
+
+    Args:
+        slices: the modalities' parts of the vocabulary (`Vocabulary.modalities`); one slice over all of it is the joint softmax.
+        tokens: how many tokens' logits a device holds at once.
+    """
+    bounds = tuple((part.start, part.stop) for part in slices)
+    return Sums(*_cross_entropy(hidden, head, targets, weights, bounds, mesh, tokens))
+
+
+@partial(jax.custom_vjp, nondiff_argnames=("bounds", "mesh", "tokens"))
+def _cross_entropy(hidden, head, targets, weights, bounds, mesh, tokens):
+    return _sums(hidden, head, targets, weights, bounds, mesh, tokens, gradients=False)[0]
+
+
+def _forward(hidden, head, targets, weights, bounds, mesh, tokens):
+    return _sums(hidden, head, targets, weights, bounds, mesh, tokens, gradients=True)
+
+
+def _backward(bounds, mesh, tokens, saved, cotangents):
+    hidden_gradient, head_gradient = saved
+    scale = cotangents[0]  # of the nll: nothing else depends on the weights of the model
+    return (hidden_gradient * scale).astype(hidden_gradient.dtype), head_gradient * scale, None, None
+
+
+_cross_entropy.defvjp(_forward, _backward)
+
+
+def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, tokens: int, gradients: bool):
+    """The three sums, and the gradients of the nll with respect to hidden and head."""
+    columns_split = head.shape[1] % mesh.shape["tensor"] == 0
+    by_token, by_column = partition_spec(("batch", "sequence")), partition_spec((None, "vocabulary" if columns_split else None))
+    everywhere = RULES["batch"] + RULES["sequence"]
+    tensor = ("tensor",) if columns_split else ()
+
+    def local(hidden, head, targets, weights):
+        width, columns = head.shape
+        first = lax.axis_index("tensor") * columns if columns_split else 0
+        places = first + jnp.arange(columns, dtype=jnp.int32)
+        parts = _part_of(places, bounds)
+        count = targets.size
+        size = min(tokens, count)
+        chunks = -(-count // size)
+
+        def cut(array, fill):
+            array = array.reshape(count, *array.shape[2:])
+            padding = [(0, chunks * size - count)] + [(0, 0)] * (array.ndim - 1)
+            return jnp.pad(array, padding, constant_values=fill).reshape(chunks, size, *array.shape[1:])
+
+        def chunk(head_gradient, inputs):
+            hidden, targets, weights = inputs
+            logits = lax.dot(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+            if len(bounds) > 1:
+                logits = jnp.where(_part_of(targets, bounds)[:, None] == parts, logits, -jnp.inf)
+            is_target = targets[:, None] == places
+            largest = lax.pmax(logits.max(-1), tensor)
+            exponentials = jnp.exp(logits - largest[:, None])
+            total = lax.psum(exponentials.sum(-1), tensor)
+            at_target = lax.psum(jnp.where(is_target, logits, 0.0).sum(-1), tensor)
+            nll = largest + jnp.log(total) - at_target
+            trained = weights > 0
+            sums = jnp.stack([jnp.where(trained, weights * nll, 0.0).sum(), weights.sum(), (weights * (at_target >= largest)).sum()])
+            if not gradients:
+                return head_gradient, (sums, None)
+            logit_gradient = ((weights / total)[:, None] * exponentials - jnp.where(is_target, weights[:, None], 0.0)).astype(hidden.dtype)
+            hidden_gradient = lax.psum(lax.dot(logit_gradient, head.T.astype(hidden.dtype)), tensor)
+            head_gradient += lax.dot(hidden.T, logit_gradient, preferred_element_type=jnp.float32)
+            return head_gradient, (sums, hidden_gradient)
+
+        inputs = (cut(hidden, 0), cut(targets, bounds[0][0]), cut(weights, 0))
+        start = jnp.zeros((width, columns) if gradients else (), jnp.float32)
+        head_gradient, (sums, hidden_gradient) = lax.scan(chunk, start, inputs)
+        sums = tuple(lax.psum(sums.sum(0), everywhere))
+        if not gradients:
+            return sums, None
+        return sums, (hidden_gradient.reshape(-1, width)[:count].reshape(hidden.shape), lax.psum(head_gradient, everywhere))
+
+    by_hidden = partition_spec(("batch", "sequence", None))
+    scalars = (PartitionSpec(),) * 3
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(by_hidden, by_column, by_token, by_token),
+        out_specs=(scalars, (by_hidden, by_column) if gradients else None),
+        check_vma=False,
+    )(hidden, head, targets, weights)
+
+
+def _part_of(ids: Array, bounds: tuple[tuple[int, int], ...]) -> Array:
+    """Which slice of the vocabulary each id lies in; -1 if in none."""
+    part = jnp.full(ids.shape, -1, jnp.int32)
+    for index, (start, stop) in enumerate(bounds):
+        part = jnp.where((ids >= start) & (ids < stop), index, part)
+    return part

@@ -1,0 +1,65 @@
+"""The optimizers, from optax, with the learning rate left out: it is data of the step, so that stages share one compilation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers, muon
+
+from ringworld.model.config import ModelConfig
+from ringworld.model.transformer import Parameter, Weights, declare
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), or Muon (Jordan 2024; Liu et al., arXiv 2502.16982) on the matrices of the
+    layers with AdamW on the rest."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0  # the gradient's norm is cut to this
+    muon_rate: float = 10.0  # Muon's learning rate, in units of AdamW's
+    muon_momentum: float = 0.95
+    spike: float = 10.0  # a gradient norm above this many times its running mean skips the step
+
+
+def build(optimizer: OptimizerConfig, config: ModelConfig) -> optax.GradientTransformation:
+    """Turns gradients into updates for a learning rate of 1; the caller multiplies them by the one of the step.
+
+    Weight decay goes to matrices alone, as gains and biases have no size to keep small.
+    """
+    declared = declare(config)
+    decayed = _map(lambda p: p.deviation is not None, declared)
+    if optimizer.kind == "muon":
+        rule = muon(
+            optimizer.muon_rate,
+            beta=optimizer.muon_momentum,
+            weight_decay=optimizer.weight_decay / optimizer.muon_rate,
+            weight_decay_mask=decayed,
+            adam_learning_rate=1.0,
+            adam_b1=optimizer.b1,
+            adam_b2=optimizer.b2,
+            eps=optimizer.eps,
+            muon_weight_dimension_numbers=_map(_matrix, declared),
+        )
+    else:
+        rule = optax.adamw(
+            1.0, b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps, weight_decay=optimizer.weight_decay, mask=decayed
+        )
+    return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), rule)
+
+
+def _matrix(parameter: Parameter) -> MuonDimensionNumbers | None:
+    """Which axes of a stacked weight are the rows and which the columns of its matrix; None for what is not one."""
+    if not parameter.inputs:
+        return None
+    split = 1 + parameter.inputs
+    return MuonDimensionNumbers(tuple(range(1, split)), tuple(range(split, len(parameter.shape))))
+
+
+def _map(function, declared: Weights) -> Weights:
+    return jax.tree.map(function, declared, is_leaf=lambda x: isinstance(x, Parameter))

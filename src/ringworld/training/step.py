@@ -1,0 +1,134 @@
+"""One step of training, compiled: loss, gradients, update, and the rule for a step that went wrong."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import KeyPath, keystr, tree_flatten_with_path, tree_map_with_path
+from jaxtyping import Array
+
+from ringworld.data.packing import Batch
+from ringworld.model.config import ModelConfig
+from ringworld.model.transformer import Remat, Weights, abstract, forward, head, init
+from ringworld.training.loss import Sums, cross_entropy
+from ringworld.training.optimizer import OptimizerConfig, build
+
+Metrics = dict[str, Array]
+RUNNING_MEAN = 0.95  # memory of the gradient norm's running mean
+SETTLED = 20  # steps before a spike can be told from the start of training
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["weights", "optimizer_state", "step", "gradient_norm"], meta_fields=[])
+@dataclass(frozen=True)
+class TrainState:
+    """All that training carries from step to step."""
+
+    weights: Weights
+    optimizer_state: Any
+    step: Array  # int32, steps that changed the weights
+    gradient_norm: Array  # float32, running mean
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a step computes: type of the products, what the backward pass recomputes."""
+
+    dtype: str = "float32"
+    remat: Remat = "none"
+
+
+def init_state(key: Array, config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh) -> TrainState:
+    """Fresh weights, and an optimizer that has seen nothing, in their places on the mesh."""
+    return _with_optimizer(init(key, config, mesh), config, optimizer, mesh)
+
+
+def reset_optimizer(state: TrainState, config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh) -> TrainState:
+    """The same weights with an optimizer that has seen nothing."""
+    return _with_optimizer(state.weights, config, optimizer, mesh)
+
+
+def _with_optimizer(weights: Weights, config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh) -> TrainState:
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, optimizer, mesh))
+    fresh = jax.jit(build(optimizer, config).init, out_shardings=shardings.optimizer_state)(weights)
+    scalar = shardings.step
+    return TrainState(weights, fresh, jax.device_put(jnp.int32(0), scalar), jax.device_put(jnp.float32(0), scalar))
+
+
+def abstract_state(config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh) -> TrainState:
+    """Shapes, types and places of a `TrainState`, without numbers. A moment lies where its weight lies."""
+    weights = abstract(config, mesh)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    places = {keystr(path): weight.sharding for path, weight in tree_flatten_with_path(weights)[0]}
+
+    def placed(path: KeyPath, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        # optax keeps moments in trees shaped like the weights, so the end of a moment's path names its weight.
+        names = (keystr(path[start:]) for start in range(len(path)))
+        sharding = next((places[name] for name in names if name in places), replicated)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return TrainState(
+        weights,
+        tree_map_with_path(placed, jax.eval_shape(build(optimizer, config).init, weights)),
+        jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated),
+        jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated),
+    )
+
+
+def _loss(weights: Weights, batch: Batch, frequencies: Array, slices: tuple[slice, ...], config: ModelConfig, mesh: Mesh, precision: Precision) -> tuple[Array, Sums]:
+    hidden = forward(
+        weights, batch.tokens, batch.segments, batch.positions,
+        config=config, frequencies=frequencies, mesh=mesh, dtype=jnp.dtype(precision.dtype), remat=precision.remat,
+    )  # fmt: skip
+    sums = cross_entropy(hidden, head(weights), batch.targets, batch.weights, slices=slices, mesh=mesh)
+    return sums.nll / jnp.maximum(sums.weight, 1e-9), sums
+
+
+def make_step(
+    config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh, slices: tuple[slice, ...], precision: Precision = Precision()
+) -> Callable[[TrainState, Batch, Array, Array], tuple[TrainState, Metrics]]:
+    """step(state, batch, frequencies, learning_rate) -> (state, metrics), the old state's memory being given up.
+
+    Metrics are float32 scalars: loss, accuracy, gradient_norm, skipped. A loss or gradient that is not finite, or a gradient norm
+    `optimizer.spike` times above its running mean, leaves weights and optimizer as they were (skipped = 1). Learning rate and frequencies are data.
+    """
+    rule = build(optimizer, config)
+
+    def step(state: TrainState, batch: Batch, frequencies: Array, learning_rate: Array) -> tuple[TrainState, Metrics]:
+        gradients_of = jax.value_and_grad(_loss, has_aux=True)
+        (loss, sums), gradients = gradients_of(state.weights, batch, frequencies, slices, config, mesh, precision)
+        norm = optax.tree.norm(gradients)
+        spiked = (state.step >= SETTLED) & (norm > optimizer.spike * state.gradient_norm)
+        good = jnp.isfinite(loss) & jnp.isfinite(norm) & ~spiked
+        updates, optimizer_state = rule.update(gradients, state.optimizer_state, state.weights)
+        weights = jax.tree.map(lambda w, u: w + learning_rate * u, state.weights, updates)
+        memory = jnp.minimum(RUNNING_MEAN, state.step / (state.step + 1))  # a plain mean at first
+        after = TrainState(weights, optimizer_state, state.step + 1, memory * state.gradient_norm + (1 - memory) * norm)
+        state = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
+        metrics = {"loss": loss, "accuracy": _accuracy(sums), "gradient_norm": norm, "skipped": 1.0 - good}
+        return state, metrics
+
+    places = jax.tree.map(lambda x: x.sharding, abstract_state(config, optimizer, mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, NamedSharding(mesh, PartitionSpec())))
+
+
+def make_evaluation(
+    config: ModelConfig, mesh: Mesh, slices: tuple[slice, ...], precision: Precision = Precision()
+) -> Callable[[Weights, Batch, Array], Metrics]:
+    """evaluate(weights, batch, frequencies) -> loss and accuracy of a batch."""
+
+    @jax.jit
+    def evaluate(weights: Weights, batch: Batch, frequencies: Array) -> Metrics:
+        loss, sums = _loss(weights, batch, frequencies, slices, config, mesh, precision)
+        return {"loss": loss, "accuracy": _accuracy(sums)}
+
+    return evaluate
+
+
+def _accuracy(sums: Sums) -> Array:
+    """The share of the targets, by weight, that are the likeliest of their slice."""
+    return sums.correct / jnp.maximum(sums.weight, 1e-9)
