@@ -1,0 +1,242 @@
+"""Documents: what a model reads as one connected thing, and the files that hold them.
+
+A source is a random-access sequence of documents: `source[i]` depends on i alone, so a stream can be continued anywhere.
+"""
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from ringworld.errors import UserError
+from ringworld.tokens.text import TextTokenizer
+from ringworld.tokens.vocabulary import Vocabulary
+
+# The length that a generator states which never runs out of documents; each of its documents is drawn anew anyway.
+ENDLESS = 1 << 48
+
+_MODALITIES = ("text", "vision")
+_SHOWN = 3
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Ids of one modality, in the one id space. `weight` is the loss weight of each of them as a target; 0: not trained."""
+
+    modality: str
+    ids: Int32[np.ndarray, "tokens"]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Document:
+    """Spans in the order in which they happened."""
+
+    spans: tuple[Span, ...]
+
+    @cached_property
+    def tokens(self) -> Int32[np.ndarray, "tokens"]:
+        if not self.spans:
+            return np.zeros(0, np.int32)
+        return np.concatenate([span.ids for span in self.spans], dtype=np.int32)
+
+    @cached_property
+    def weights(self) -> Float32[np.ndarray, "tokens"]:
+        """The loss weight of each token as a target."""
+        weights = np.array([span.weight for span in self.spans], np.float32)
+        return np.repeat(weights, [len(span.ids) for span in self.spans])
+
+    def __len__(self) -> int:
+        return sum(len(span.ids) for span in self.spans)
+
+
+class Source(Protocol):
+    """Random access to documents, a pure function of the index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Document: ...
+
+
+def text_document(text: str, tokenizer: TextTokenizer) -> Document:
+    """A document of one trained text span."""
+    return Document((Span("text", np.array(tokenizer.encode(text), np.int32)),))
+
+
+class TextDocuments:
+    """A source of texts held in memory."""
+
+    def __init__(self, texts: list[str], tokenizer: TextTokenizer) -> None:
+        self._documents = [
+            Document((Span("text", np.array(ids, np.int32)),)) for ids in tokenizer.encode_batch(texts)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def __getitem__(self, index: int) -> Document:
+        return self._documents[index]
+
+
+class TextFolder:
+    """A source of text files: what `read_text_folder` returns. Each is read when it is asked for."""
+
+    def __init__(self, paths: tuple[Path, ...], tokenizer: TextTokenizer) -> None:
+        self.paths = paths
+        self._tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Document:
+        return text_document(self.paths[index].read_text(encoding="utf-8"), self._tokenizer)
+
+
+def read_text_folder(path: str | os.PathLike[str], tokenizer: TextTokenizer) -> TextFolder:
+    """Every *.txt below a folder, one document each, in the order of their paths.
+
+    Raises UserError when the folder is missing or holds no such file, or a file is empty or not UTF-8.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; name a folder with *.txt files in it")
+    paths = tuple(sorted(found for found in folder.rglob("*.txt") if found.is_file()))
+    if not paths:
+        raise UserError(f"the folder {folder} holds no *.txt file, in it or below; put the texts there, one document a file")
+    for found in paths:
+        try:
+            text = found.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{found} is not UTF-8 text: byte {error.object[error.start]:#04x} at offset {error.start}; convert it "
+                "or take it out"
+            ) from error
+        if not text.strip():
+            raise UserError(f"{found} is empty; take it out")
+    return TextFolder(paths, tokenizer)
+
+
+class JsonlDocuments:
+    """A source of JSON lines: what `read_jsonl` returns. Lines are looked through once and read when they are asked for.
+
+    `skipped` says of every malformed line "file:line: reason".
+    """
+
+    def __init__(
+        self, path: Path, tokenizer: TextTokenizer, offsets: np.ndarray, sizes: np.ndarray, skipped: tuple[str, ...]
+    ) -> None:
+        self.path = path
+        self.sizes = sizes
+        self.skipped = skipped
+        self._offsets = offsets
+        self._tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, index: int) -> Document:
+        with self.path.open("rb") as file:
+            file.seek(self._offsets[index])
+            line = file.read(self.sizes[index])
+        spans = _parse(line, self._tokenizer.vocabulary)
+        return Document(tuple(_span(part, weight, self._tokenizer) for part, weight in spans))
+
+
+def read_jsonl(path: str | os.PathLike[str], tokenizer: TextTokenizer, *, bad_share: float = 0.01) -> JsonlDocuments:
+    """Documents from a file of JSON objects, one a line; docs/data.md has the format. Empty lines do not count.
+
+    Malformed lines are skipped: the log names the first of them by file and line and says how many there are.
+    Raises UserError when the file cannot be read, holds no document, or more than `bad_share` of its lines are malformed.
+    """
+    path = Path(path)
+    offsets: list[int] = []
+    sizes: list[int] = []
+    skipped: list[str] = []
+    end = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                start, end = end, end + len(line)
+                if not line.strip():
+                    continue
+                try:
+                    _parse(line, tokenizer.vocabulary)
+                except _Malformed as error:
+                    skipped.append(f"{path}:{number}: {error}")
+                    continue
+                offsets.append(start)
+                sizes.append(len(line))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; name a file with one JSON object a line") from error
+    lines = len(offsets) + len(skipped)
+    if not lines:
+        raise UserError(f"{path} holds no line; it must hold one JSON object a line, such as {{\"text\": \"...\"}}")
+    if skipped:
+        shown = "; ".join(skipped[:_SHOWN]) + ("; ..." if len(skipped) > _SHOWN else "")
+        count = f"{len(skipped)} of {lines} lines of {path} are malformed ({shown})"
+        if len(skipped) > bad_share * lines or not offsets:
+            raise UserError(f"{count}: more than the {bad_share:.2%} allowed; mend them or allow a larger bad_share")
+        _log.warning("%s: skipped", count)
+    return JsonlDocuments(path, tokenizer, np.array(offsets, np.int64), np.array(sizes, np.int64), tuple(skipped))
+
+
+class _Malformed(Exception):
+    """Why a line is not a document."""
+
+
+def _parse(line: bytes, vocabulary: Vocabulary) -> list[tuple[dict[str, Any], float]]:
+    """The line's spans, checked, each with its weight; not tokenised yet."""
+    try:
+        value = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _Malformed(f"not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise _Malformed(f"must be a JSON object, got {type(value).__name__}")
+    parts = value.get("spans", [value] if "text" in value else None)
+    if not isinstance(parts, list) or not parts:
+        raise _Malformed('must have "text" or a list "spans" that is not empty')
+    if not all(isinstance(part, dict) for part in parts):
+        raise _Malformed("every span must be a JSON object")
+    default = not any("trained" in part for part in parts)
+    for part in parts:
+        _check(part, vocabulary)
+    return [(part, float(part.get("trained", default))) for part in parts]
+
+
+def _check(part: dict[str, Any], vocabulary: Vocabulary) -> None:
+    trained = part.get("trained", True)
+    if not isinstance(trained, bool | int | float) or not 0 <= trained < float("inf"):
+        raise _Malformed(f'"trained" must be true, false or a number from 0 up, got {trained!r}')
+    if "text" in part:
+        if not isinstance(part["text"], str):
+            raise _Malformed(f'"text" must be a string, got {type(part["text"]).__name__}')
+        try:
+            part["text"].encode()
+        except UnicodeEncodeError as error:
+            raise _Malformed(f'"text" is not Unicode: half a surrogate pair at {error.start}') from error
+        return
+    if "ids" not in part:
+        raise _Malformed(f'a span must have "text", or "modality" and "ids", got {sorted(part)}')
+    modality = part.get("modality", "text")
+    if modality not in _MODALITIES[: len(vocabulary.modalities)]:
+        raise _Malformed(f'"modality" must be one of {list(_MODALITIES[: len(vocabulary.modalities)])}, got {modality!r}')
+    ids = part["ids"]
+    if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+        raise _Malformed('"ids" must be a list of integers')
+    allowed = vocabulary.modalities[_MODALITIES.index(modality)]
+    if ids and not allowed.start <= min(ids) <= max(ids) < allowed.stop:
+        raise _Malformed(f'"ids" of {modality} must be {allowed.start} to {allowed.stop - 1}, got {min(ids)} to {max(ids)}')
+
+
+def _span(part: dict[str, Any], weight: float, tokenizer: TextTokenizer) -> Span:
+    if "text" in part:
+        return Span("text", np.array(tokenizer.encode(part["text"]), np.int32), weight)
+    return Span(part.get("modality", "text"), np.array(part["ids"], np.int32), weight)

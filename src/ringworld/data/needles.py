@@ -1,0 +1,319 @@
+"""Needles in haystacks: sentences with random numbers hidden in prose, and questions for the numbers.
+
+The wording is LWM's (arXiv 2402.08268 and its released evaluation), written here once, for training rows and for
+evaluation. Examples are put together from ids that were made once, so that building a row costs microseconds: what is cut to
+length is the prose alone, before anything is inserted, so that no needle and no question can be lost.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int32
+
+from ringworld.data.documents import ENDLESS, Document, Span
+from ringworld.errors import UserError
+from ringworld.tokens.text import TextTokenizer
+
+Form = Literal["single", "multi", "turns"]
+Template = Literal["lwm", "bare"]
+
+DIGITS = 7
+NEEDLE = "\nThe special magic {city} number is: {number}\n"
+QUESTION = "What is the special magic {city} number?"
+# LWM's multi-needle test asks in these words, with another closing sentence in its prompt.
+QUESTION_OF_MANY = "What is the special magic number for {city}?"
+QUESTIONS_OF_MANY = "What are the special magic numbers for {cities}?"
+PROMPT = (
+    "You are a helpful assistant. USER: {context} {question} Don't give information outside the document or repeat your "
+    "findings. Keep your response short and direct. ASSISTANT: "
+)
+PROMPT_OF_MANY = (
+    "You are a helpful assistant. USER: {context} {question} Don't give information outside the document. ASSISTANT: "
+)
+# For rows too short for the whole of it, and for every turn after the first.
+BARE_PROMPT = "USER: {context} {question} ASSISTANT: "
+TURN = " USER: {question} ASSISTANT: "
+
+# Depths drawn at random lie at either edge with this probability each: depth 0 was the weak cell without it.
+_EDGE = 0.1
+
+CITIES = tuple(
+    "Accra,Algiers,Almaty,Amman,Amsterdam,Ankara,Antananarivo,Astana,Athens,Auckland,Baghdad,Baku,Bangalore,Bangkok,"
+    "Barcelona,Beijing,Beirut,Belgrade,Berlin,Bogota,Boston,Bratislava,Brussels,Bucharest,Budapest,Buenos Aires,Cairo,"
+    "Caracas,Casablanca,Chennai,Chicago,Colombo,Copenhagen,Dakar,Damascus,Delhi,Dhaka,Doha,Dubai,Dublin,Hanoi,Harare,"
+    "Havana,Helsinki,Ho Chi Minh City,Istanbul,Jakarta,Johannesburg,Kabul,Kampala,Karachi,Kathmandu,Khartoum,Kigali,"
+    "Kingston,Kinshasa,Kuala Lumpur,Lagos,Lahore,Lima,Lisbon,London,Los Angeles,Luanda,Lusaka,Madrid,Manila,Maputo,"
+    "Melbourne,Mexico City,Milan,Minsk,Montevideo,Montreal,Moscow,Mumbai,Nairobi,Osaka,Oslo,Ottawa,Paris,Port Louis,"
+    "Prague,Quito,Rabat,Riga,Riyadh,Rome,San Francisco,Santiago,Sarajevo,Seattle,Seoul,Shanghai,Singapore,Sofia,"
+    "Stockholm,Sydney,Taipei,Tashkent,Tbilisi,Tehran,Thimphu,Tokyo,Toronto,Tripoli,Tunis,Vancouver,Vienna,Vilnius,"
+    "Warsaw,Yangon,Yerevan,Zagreb".split(",")
+)
+
+
+def phrases() -> tuple[str, ...]:
+    """The fixed wording as a tokenizer may take it in, one id each: what never changes around contexts, cities and numbers."""
+    needle, number, _ = _pieces(NEEDLE, " {city}", "{number}")
+    ask, asked = _pieces(" " + QUESTION, " {city}")
+    prompts = [_pieces(text, " {context} {question}") for text in (PROMPT, PROMPT_OF_MANY, BARE_PROMPT)]
+    turn, _ = _pieces(TURN, " {question}")
+    many = _pieces(" " + QUESTIONS_OF_MANY, " {cities}")[0]
+    fixed = [needle, number, ask, asked, turn, many, *(piece for pair in prompts for piece in pair)]
+    return (*dict.fromkeys(fixed), *(f" {city}" for city in CITIES))
+
+
+def _pieces(text: str, *separators: str) -> list[str]:
+    pieces = []
+    for separator in separators:
+        piece, found, text = text.partition(separator)
+        assert found
+        pieces.append(piece)
+    return [*pieces, text]
+
+
+class Haystack:
+    """Prose as ids, and the fixed wording as ids, ready to be put together.
+
+    Raises UserError when there is no text, or the tokenizer does not take digits one by one: then numbers in a needle and in
+    its answer might be other tokens.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, texts: Sequence[str]) -> None:
+        self.tokenizer = tokenizer
+        ids = [i for text in tokenizer.encode_batch([text.strip() + "\n" for text in texts if text.strip()]) for i in text]
+        if not ids:
+            raise UserError("a haystack needs some text, and there is none")
+        self.ids: Int32[np.ndarray, "tokens"] = np.array(ids, np.int32)
+        decoded = [tokenizer.decode([i]) for i in range(tokenizer.vocabulary.text_size)]
+        self._ends_sentence = np.array([text.endswith(".") for text in decoded])
+        self._begins_with_space = np.array([text.startswith(" ") for text in decoded])
+        ends = np.flatnonzero(self._ends_sentence[self.ids]) + 1
+        self._starts = np.append(0, ends[ends < len(self.ids)])
+        self.wording = Wording(tokenizer)
+
+    def slice(self, length: int, rng: np.random.Generator) -> Int32[np.ndarray, "length"]:
+        """`length` ids of prose from the start of a random sentence; past the end it goes on from the beginning."""
+        start = int(self._starts[rng.integers(len(self._starts))])
+        if start + length <= len(self.ids):
+            return self.ids[start : start + length]
+        return np.resize(np.roll(self.ids, -start), length)
+
+    def sentence_ends(self, ids: Int32[np.ndarray, "tokens"]) -> np.ndarray:
+        """The indices just after a full stop, in order."""
+        return np.flatnonzero(self._ends_sentence[ids]) + 1
+
+    def begins_with_space(self, ids: Int32[np.ndarray, "tokens"]) -> bool:
+        return len(ids) > 0 and bool(self._begins_with_space[ids[0]])
+
+
+class Wording:
+    """The fixed wording in one tokenizer's ids."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        digits = tokenizer.encode("0123456789")
+        if len(digits) != 10:
+            raise UserError(
+                "needles need a tokenizer that makes one token of each digit; this one makes "
+                f"{len(digits)} of '0123456789': train one here, or take a LLaMA tokenizer"
+            )
+
+        def ids(text: str) -> np.ndarray:
+            return np.array(tokenizer.encode(text), np.int32)
+
+        def prompt(text: str) -> tuple[np.ndarray, np.ndarray]:
+            head, tail = _pieces(text, " {context} {question}")
+            return ids(head), ids(tail)
+
+        vocabulary = tokenizer.vocabulary
+        self.bos = np.array([vocabulary.bos], np.int32)
+        self.eos = np.array([vocabulary.eos], np.int32)
+        self.digits = np.array(digits, np.int32)
+        self.space, self.comma, self.colon, self.conjunction = ids(" "), ids(","), ids(":"), ids(" and")
+        self.prompts = {"lwm": prompt(PROMPT), "bare": prompt(BARE_PROMPT)}
+        self.prompts_of_many = {"lwm": prompt(PROMPT_OF_MANY), "bare": prompt(BARE_PROMPT)}
+        needle, needle_end = _pieces(NEEDLE, "{number}")
+        self.needles = [ids(needle.format(city=city)) for city in CITIES]
+        self.needle_end = ids(needle_end)
+        self.questions = [ids(" " + QUESTION.format(city=city)) for city in CITIES]
+        self.turns = [ids(TURN.format(question=QUESTION.format(city=city))) for city in CITIES]
+        self.questions_of_many = [ids(" " + QUESTION_OF_MANY.format(city=city)) for city in CITIES]
+        self.list_start, self.list_end = (ids(piece) for piece in _pieces(" " + QUESTIONS_OF_MANY, " {cities}"))
+        self.cities = [ids(f" {city}") for city in CITIES]
+        self.first_cities = [ids(city) for city in CITIES]
+
+
+@dataclass(frozen=True)
+class NeedleExample:
+    """A haystack with needles, questions and answers, bos to eos.
+
+    `prompt` is the document's beginning, bos included, up to the first answer. `cities` and `answers` are those asked for,
+    in the order asked. `depths` are those of all the needles, the ones asked for first. In the document the spans of answers
+    have the greatest weight.
+    """
+
+    document: Document
+    prompt: Int32[np.ndarray, "tokens"]
+    cities: tuple[str, ...]
+    answers: tuple[str, ...]
+    depths: tuple[float, ...]
+
+
+def build_example(
+    rng: np.random.Generator,
+    haystack: Haystack,
+    *,
+    length: int,
+    needles: int = 1,
+    asked: int = 1,
+    depths: Sequence[float] | None = None,
+    form: Form = "single",
+    template: Template = "lwm",
+    prose_weight: float = 0.1,
+) -> NeedleExample:
+    """A document of exactly `length` tokens, bos and eos included, in which `needles` are hidden and `asked` of them asked for.
+
+    form: "single" asks for one; "multi" asks for several in one question, in the words of LWM's multi-needle test; "turns"
+    asks for one, and after its answer for the next in another turn, so that a training row need leave no needle unasked.
+    depths: one a needle, 0 (right after "USER: ") to 1 (right before the question); a needle goes to the last sentence end at
+    or before its depth in the prose. Those asked for come first. By default they are random. Cities are distinct.
+    prose_weight: answers' tokens (and the eos) weigh 1 in all, all the others this much in all.
+
+    Raises:
+        UserError: the length has no room for the wording, or there are more needles than cities.
+        ValueError: `asked` does not go with the form or the needles, or `depths` with the needles.
+    """
+    if not 1 <= asked <= needles or (form == "single" and asked != 1):
+        raise ValueError(f"asked must be 1 to {needles} needles, and 1 for the form 'single', got {asked} for {form!r}")
+    if needles > len(CITIES):
+        raise UserError(f"at most {len(CITIES)} needles, a city each, fit in a haystack; got {needles}")
+    if depths is None:
+        depths = np.clip(rng.uniform(-_EDGE / (1 - 2 * _EDGE), 1 + _EDGE / (1 - 2 * _EDGE), needles), 0, 1).tolist()
+    elif len(depths) != needles or not all(0 <= depth <= 1 for depth in depths):
+        raise ValueError(f"depths must be {needles} numbers from 0 to 1, got {list(depths)}")
+    words = haystack.wording
+    cities = rng.permutation(len(CITIES))[:needles].tolist()
+    numbers = rng.integers(10 ** (DIGITS - 1), 10**DIGITS, needles)
+    digits = words.digits[numbers[:, None] // 10 ** np.arange(DIGITS - 1, -1, -1) % 10]
+
+    head, question, answers = _conversation(words, cities[:asked], digits, form, template)
+    hidden = sum(len(words.needles[city]) for city in cities) + needles * (DIGITS + len(words.needle_end))
+    spoken = len(question) + sum(len(part) for pair in answers for part in pair)
+    room = length - (len(words.bos) + len(head) + hidden + spoken + len(words.eos))
+    if room < len(words.space):
+        raise UserError(
+            f"a row of {length} tokens has no room for {needles} needles, {asked} asked for, in the template {template!r}: "
+            f"the wording alone takes {length - room + len(words.space)}; take longer rows or fewer needles"
+        )
+    prose = haystack.slice(room, rng)
+    places = _places(haystack, prose, depths)
+    space = words.space
+    if haystack.begins_with_space(prose) and min(places) > 0:
+        space = space[:0]
+    else:
+        prose = prose[: room - len(space)]
+        places = _places(haystack, prose, depths)
+
+    parts = [words.bos, head, space]
+    start = 0
+    for place, needle in sorted(zip(places, range(needles), strict=True)):
+        parts += [prose[start:place], words.needles[cities[needle]], digits[needle], words.needle_end]
+        start = place
+    prompt = np.concatenate([*parts, prose[start:], question])
+
+    # What an answer needs as its targets: the last one's eos too, so that a model learns to stop.
+    answered = sum(len(answer) for answer, _ in answers) + len(words.eos)
+    weight, other = 1 / answered, prose_weight / (length - len(words.bos) - answered)
+    spans = [Span("text", prompt, other)]
+    for answer, following in answers[:-1]:
+        spans += [Span("text", answer, weight), Span("text", following, other)]
+    spans.append(Span("text", np.concatenate([answers[-1][0], words.eos]), weight))
+    return NeedleExample(
+        Document(tuple(spans)),
+        prompt,
+        tuple(CITIES[city] for city in cities[:asked]),
+        tuple(str(number) for number in numbers[:asked].tolist()),
+        tuple(depths),
+    )
+
+
+def _conversation(
+    words: "Wording", cities: list[int], digits: np.ndarray, form: Form, template: Template
+) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """What stands before the context; the question up to the answer; and each answer with what follows it."""
+    if form != "multi":
+        head, tail = words.prompts[template]
+        following = [words.turns[city] for city in cities[1:]]
+        answers = list(zip(digits, [*following, digits[0][:0]], strict=False))
+        return head, np.concatenate([words.questions[cities[0]], tail]), answers
+    head, tail = words.prompts_of_many[template]
+    if len(cities) == 1:
+        return head, np.concatenate([words.questions_of_many[cities[0]], tail]), [(digits[0], digits[0][:0])]
+    asked, answer = [words.list_start], []
+    for index, city in enumerate(cities):
+        if index:
+            asked.append(words.comma)
+            answer += [words.comma, words.cities[city]]
+        else:
+            answer.append(words.first_cities[city])
+        if index == len(cities) - 1:
+            asked.append(words.conjunction)
+        asked.append(words.cities[city])
+        answer += [words.colon, words.space, digits[index]]
+    return head, np.concatenate([*asked, words.list_end, tail]), [(np.concatenate(answer), digits[0][:0])]
+
+
+def _places(haystack: Haystack, prose: np.ndarray, depths: Sequence[float]) -> list[int]:
+    """Where in the prose needles go: the last sentence end at or before each depth, the start where there is none."""
+    ends = np.append(0, haystack.sentence_ends(prose))
+    wanted = np.array(depths) * len(prose)
+    found = ends[np.searchsorted(ends, wanted, side="right") - 1]
+    return np.where(wanted >= len(prose), len(prose), found).tolist()
+
+
+class NeedleSource:
+    """An endless source of needle examples of exactly `length` tokens: document i depends on (seed, i) alone.
+
+    By default every needle of a row is asked for, in turns. Raises UserError when the length has no room for the wording.
+    """
+
+    def __init__(
+        self,
+        haystack: Haystack,
+        length: int,
+        *,
+        needles: int = 1,
+        asked: int | None = None,
+        form: Form = "turns",
+        template: Template = "lwm",
+        prose_weight: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        self._haystack = haystack
+        self._length = length
+        self._needles = needles
+        self._asked = asked or (1 if form == "single" else needles)
+        self._form: Form = form
+        self._template: Template = template
+        self._prose_weight = prose_weight
+        self._seed = seed
+        self.example(0)
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, index: int) -> Document:
+        return self.example(index).document
+
+    def example(self, index: int) -> NeedleExample:
+        """The document with its prompt and answers."""
+        return build_example(
+            np.random.default_rng((self._seed, index)),
+            self._haystack,
+            length=self._length,
+            needles=self._needles,
+            asked=self._asked,
+            form=self._form,
+            template=self._template,
+            prose_weight=self._prose_weight,
+        )

@@ -1,0 +1,102 @@
+"""Documents side by side in a row, none of which sees another, and none of which weighs more than it should.
+
+A document becomes bos, its tokens, eos. In a row each document (or the piece of it that fits) is a segment of its own, numbered
+from 1, with positions from 0; segment 0 is padding. Targets are the document's own next tokens, shifted here, before
+anything is cut or sharded, so the last token of a piece still has its target and no target comes from another document.
+
+Masked packing as in LWM (arXiv 2402.08268, section 4.1), whose ablation gives 7 to 13 points to it over packing that lets
+documents see each other.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from ringworld.data.documents import Document
+from ringworld.tokens.vocabulary import Vocabulary
+
+Normalization = Literal["token", "example"]
+Policy = Literal["split", "whole"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """Packed rows, as numpy or jax arrays. The loss of a batch is sum(weights * nll) / sum(weights), over all of it."""
+
+    tokens: Int32[np.ndarray | jax.Array, "B S"]
+    targets: Int32[np.ndarray | jax.Array, "B S"]
+    segments: Int32[np.ndarray | jax.Array, "B S"]
+    positions: Int32[np.ndarray | jax.Array, "B S"]
+    weights: Float32[np.ndarray | jax.Array, "B S"]
+
+
+@dataclass(frozen=True)
+class Framed:
+    """A document between bos and eos: `weights` are its tokens' weights as targets, 0 for the bos."""
+
+    tokens: Int32[np.ndarray, "tokens"]
+    weights: Float32[np.ndarray, "tokens"]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+Row = tuple[
+    Int32[np.ndarray, "S"], Int32[np.ndarray, "S"], Int32[np.ndarray, "S"], Int32[np.ndarray, "S"], Float32[np.ndarray, "S"]
+]
+
+
+def frame(document: Document, vocabulary: Vocabulary) -> Framed:
+    """Adds bos and eos where they are missing. bos is never a target; an added eos weighs what the last token weighs."""
+    tokens, weights = document.tokens, document.weights
+    has_bos = len(tokens) > 0 and tokens[0] == vocabulary.bos
+    has_eos = len(tokens) > has_bos and tokens[-1] == vocabulary.eos
+    if not (has_bos and has_eos):
+        last = weights[-1:] if len(weights) else np.zeros(1, np.float32)
+        tokens = np.concatenate([[vocabulary.bos] * (not has_bos), tokens, [vocabulary.eos] * (not has_eos)], dtype=np.int32)
+        weights = np.concatenate([[0.0] * (not has_bos), weights, last[: 1 - has_eos]], dtype=np.float32)
+    if weights[0]:
+        weights = weights.copy()
+        weights[0] = 0.0
+    return Framed(tokens, weights)
+
+
+def pack_row(
+    pieces: Iterable[tuple[Framed, int]], length: int, vocabulary: Vocabulary, normalization: Normalization
+) -> Row:
+    """Lays pieces into one row: from each (framed document, offset) as much as still fits.
+
+    normalization: "token" takes the weights as they are; "example" scales each piece's to the sum 1 (a piece without
+    trained tokens keeps 0).
+
+    Returns:
+        tokens, targets, segments, positions, weights of `length` each. weights[i] is the weight of targets[i].
+    """
+    tokens = np.full(length, vocabulary.pad, np.int32)
+    targets = np.full(length, vocabulary.pad, np.int32)
+    segments = np.zeros(length, np.int32)
+    positions = np.zeros(length, np.int32)
+    weights = np.zeros(length, np.float32)
+    start = 0
+    for segment, (document, offset) in enumerate(pieces, start=1):
+        count = min(len(document) - offset, length - start)
+        if count <= 0:
+            raise ValueError(f"piece {segment} from offset {offset} of {len(document)} tokens has no room at {start} of {length}")
+        stop = start + count
+        tokens[start:stop] = document.tokens[offset : offset + count]
+        following = document.tokens[offset + 1 : offset + 1 + count]
+        targets[start : start + len(following)] = following
+        segments[start:stop] = segment
+        positions[start:stop] = np.arange(count)
+        weight = document.weights[offset + 1 : offset + 1 + count]
+        if normalization == "example":
+            total = weight.sum(dtype=np.float64)
+            weight = weight / total if total else weight
+        weights[start : start + len(weight)] = weight
+        start = stop
+    return tokens, targets, segments, positions, weights

@@ -1,0 +1,119 @@
+"""What a recipe says about its data: typed configurations, each of which builds its source."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ringworld.data.corpora import Part, Text, held_out, load_corpus, split
+from ringworld.data.documents import Document, Source, TextDocuments, read_jsonl, read_text_folder
+from ringworld.data.needles import Form, Haystack, NeedleSource, Template, phrases
+from ringworld.errors import UserError
+from ringworld.tokens.text import TextTokenizer, train_tokenizer
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """A tokenizer: read from `path` (what a run folder's tokenizer.json is), or else trained.
+
+    It is trained to `size` ids on the train part of `corpora`, and takes in the needle wording, one id a phrase and a city,
+    when `wording` is set.
+    """
+
+    size: int = 1024
+    corpora: tuple[str, ...] = ("essays",)
+    wording: bool = True
+    path: str | None = None
+
+    def build(self) -> TextTokenizer:
+        """Raises UserError when the file or a corpus cannot be had."""
+        if self.path is not None:
+            return TextTokenizer.load(self.path)
+        texts = [text for _, text in _texts(self.corpora, "train")]
+        return train_tokenizer(texts, self.size, phrases() if self.wording else ())
+
+
+@dataclass(frozen=True)
+class NeedleSourceConfig:
+    """Rows of needles in the prose of `corpora`, as long as the stage's rows; see `NeedleSource`."""
+
+    corpora: tuple[str, ...] = ("essays",)
+    needles: int = 1
+    asked: int | None = None
+    form: Form = "turns"
+    template: Template = "lwm"
+    prose_weight: float = 0.1
+
+    def build(self, tokenizer: TextTokenizer, sequence_length: int, seed: int, part: Part = "train") -> Source:
+        haystack = Haystack(tokenizer, [text for _, text in _texts(self.corpora, part)])
+        return NeedleSource(
+            haystack,
+            sequence_length,
+            needles=self.needles,
+            asked=self.asked,
+            form=self.form,
+            template=self.template,
+            prose_weight=self.prose_weight,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """The texts of `corpora`, a document each."""
+
+    corpora: tuple[str, ...] = ("essays",)
+
+    def build(self, tokenizer: TextTokenizer, sequence_length: int, seed: int, part: Part = "train") -> Source:
+        return TextDocuments([text for _, text in _texts(self.corpora, part)], tokenizer)
+
+
+@dataclass(frozen=True)
+class TextFolderConfig:
+    """Every *.txt below the folder `path`, a document each; some are held out, by their names."""
+
+    path: str
+
+    def build(self, tokenizer: TextTokenizer, sequence_length: int, seed: int, part: Part = "train") -> Source:
+        folder = read_text_folder(self.path, tokenizer)
+        names = [str(path.relative_to(self.path)) for path in folder.paths]
+        return _Part(folder, names, [path.stat().st_size for path in folder.paths], part, self.path)
+
+
+@dataclass(frozen=True)
+class JsonlConfig:
+    """The documents of the file `path`, one a line; some are held out, by their numbers."""
+
+    path: str
+    bad_share: float = 0.01
+
+    def build(self, tokenizer: TextTokenizer, sequence_length: int, seed: int, part: Part = "train") -> Source:
+        documents = read_jsonl(self.path, tokenizer, bad_share=self.bad_share)
+        names = [str(index) for index in range(len(documents))]
+        return _Part(documents, names, documents.sizes.tolist(), part, self.path)
+
+
+SourceConfig = NeedleSourceConfig | CorpusConfig | TextFolderConfig | JsonlConfig
+
+
+class _Part:
+    """The documents of a source that are trained on, or the ones held out."""
+
+    def __init__(self, source: Source, names: Sequence[str], sizes: Sequence[int], part: Part, path: str) -> None:
+        self._source = source
+        out = held_out(names, sizes)
+        self._indices = [index for index in range(len(source)) if out[index] == (part == "heldout")]
+        if not self._indices:
+            raise UserError(
+                f"of the {len(source)} documents of {path} none is small enough to hold out; give it at least five documents "
+                "of about the same size"
+            )
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Document:
+        return self._source[self._indices[index]]
+
+
+def _texts(corpora: Sequence[str], part: Part) -> list[Text]:
+    """The part's texts of all the corpora; each is split by itself, so that adding one moves no text of another."""
+    return [text for name in corpora for text in split(load_corpus(name), part)]

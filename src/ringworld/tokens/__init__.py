@@ -1,0 +1,1 @@
+"""Integers out of media: the one id space and what turns text into it."""
