@@ -1,6 +1,7 @@
 """Documents: what a model reads as one connected thing, and the files that hold them.
 
-A source is a random-access sequence of documents: `source[i]` depends on i alone, so a stream can be continued anywhere.
+A source is a random-access sequence of documents: `source[i]` depends on i alone, so that a stream can be continued
+anywhere.
 """
 
 import json
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Span:
-    """Ids of one modality, in the one id space. `weight` is the loss weight of each of them as a target; 0: not trained."""
+    """Ids of one modality, in the one id space. `weight` is the loss weight of each as a target; 0: not trained."""
 
     modality: str
     ids: Int32[np.ndarray, "tokens"]
@@ -75,9 +76,7 @@ class TextDocuments:
     """A source of texts held in memory."""
 
     def __init__(self, texts: list[str], tokenizer: TextTokenizer) -> None:
-        self._documents = [
-            Document((Span("text", np.array(ids, np.int32)),)) for ids in tokenizer.encode_batch(texts)
-        ]
+        self._documents = [Document((Span("text", np.array(ids, np.int32)),)) for ids in tokenizer.encode_batch(texts)]
 
     def __len__(self) -> int:
         return len(self._documents)
@@ -110,7 +109,7 @@ def read_text_folder(path: str | os.PathLike[str], tokenizer: TextTokenizer) -> 
         raise UserError(f"there is no folder {folder}; name a folder with *.txt files in it")
     paths = tuple(sorted(found for found in folder.rglob("*.txt") if found.is_file()))
     if not paths:
-        raise UserError(f"the folder {folder} holds no *.txt file, in it or below; put the texts there, one document a file")
+        raise UserError(f"the folder {folder} holds no *.txt file, in it or below; put texts there, a document a file")
     for found in paths:
         try:
             text = found.read_text(encoding="utf-8")
@@ -125,7 +124,7 @@ def read_text_folder(path: str | os.PathLike[str], tokenizer: TextTokenizer) -> 
 
 
 class JsonlDocuments:
-    """A source of JSON lines: what `read_jsonl` returns. Lines are looked through once and read when they are asked for.
+    """A source of JSON lines: what `read_jsonl` returns. Lines are checked once, and read when they are asked for.
 
     `skipped` says of every malformed line "file:line: reason".
     """
@@ -154,7 +153,8 @@ def read_jsonl(path: str | os.PathLike[str], tokenizer: TextTokenizer, *, bad_sh
     """Documents from a file of JSON objects, one a line; docs/data.md has the format. Empty lines do not count.
 
     Malformed lines are skipped: the log names the first of them by file and line and says how many there are.
-    Raises UserError when the file cannot be read, holds no document, or more than `bad_share` of its lines are malformed.
+    Raises UserError when the file cannot be read, holds no document, or more than `bad_share` of its lines are
+    malformed.
     """
     path = Path(path)
     offsets: list[int] = []
@@ -178,7 +178,7 @@ def read_jsonl(path: str | os.PathLike[str], tokenizer: TextTokenizer, *, bad_sh
         raise UserError(f"cannot read {path}: {error.strerror}; name a file with one JSON object a line") from error
     lines = len(offsets) + len(skipped)
     if not lines:
-        raise UserError(f"{path} holds no line; it must hold one JSON object a line, such as {{\"text\": \"...\"}}")
+        raise UserError(f'{path} holds no line; it must hold one JSON object a line, such as {{"text": "..."}}')
     if skipped:
         shown = "; ".join(skipped[:_SHOWN]) + ("; ..." if len(skipped) > _SHOWN else "")
         count = f"{len(skipped)} of {lines} lines of {path} are malformed ({shown})"
@@ -226,14 +226,15 @@ def _check(part: dict[str, Any], vocabulary: Vocabulary) -> None:
     if "ids" not in part:
         raise _Malformed(f'a span must have "text", or "modality" and "ids", got {sorted(part)}')
     modality = part.get("modality", "text")
-    if modality not in _MODALITIES[: len(vocabulary.modalities)]:
-        raise _Malformed(f'"modality" must be one of {list(_MODALITIES[: len(vocabulary.modalities)])}, got {modality!r}')
+    known = _MODALITIES[: len(vocabulary.modalities)]
+    if modality not in known:
+        raise _Malformed(f'"modality" must be one of {", ".join(known)}, got {modality!r}')
     ids = part["ids"]
     if not isinstance(ids, list) or not all(type(i) is int for i in ids):
         raise _Malformed('"ids" must be a list of integers')
-    allowed = vocabulary.modalities[_MODALITIES.index(modality)]
-    if ids and not allowed.start <= min(ids) <= max(ids) < allowed.stop:
-        raise _Malformed(f'"ids" of {modality} must be {allowed.start} to {allowed.stop - 1}, got {min(ids)} to {max(ids)}')
+    allowed = vocabulary.modalities[known.index(modality)]
+    if outside := [i for i in ids if not allowed.start <= i < allowed.stop]:
+        raise _Malformed(f'"ids" of {modality} must be {allowed.start} to {allowed.stop - 1}, got {outside[0]}')
 
 
 def _span(part: dict[str, Any], weight: float, tokenizer: TextTokenizer) -> Span:

@@ -1,8 +1,8 @@
 """From sources to batches on a mesh: mixing, packing lanes, exact resume, placement.
 
-LANES. Row r of every batch is fed by documents r, r + B, r + 2B, ... of the stream and packs them by itself. So a row depends on
-nothing but its number: not on how many processes read the stream, nor on which of them reads it. The whole state of a
-lane is the document it is at and how much of it has been used, which is what a checkpoint holds.
+LANES. Row r of every batch is fed by documents r, r + B, r + 2B, ... of the stream and packs them by itself. So a row
+depends on nothing but its number: not on how many processes read the stream, nor on which of them reads it. The whole
+state of a lane is the document it is at and how much of it has been used, which is what a checkpoint holds.
 """
 
 from collections import deque
@@ -103,16 +103,18 @@ class _Lane:
 class PackedLoader(Iterator[Batch]):
     """Packs a source into batches of `batch_size` rows of `sequence_length`, of which this process builds only `rows`.
 
-    policy: "split" cuts a document at the row's end and goes on with it in the lane's next row, as a segment of its own;
-    "whole" starts another row instead. normalization: as in `pack_row`. The next `prefetch` batches are built in a thread;
-    `get_state` tells of what was handed out, so what was built ahead is neither lost nor repeated.
+    policy: "split" cuts a document at the row's end and goes on with it in the lane's next row, as a segment of its
+    own; "whole" starts another row instead. normalization: as in `pack_row`. The next `prefetch` batches are built in a
+    thread; `get_state` tells of what was handed out, so what was built ahead is neither lost nor repeated.
 
-    A source that is not endless ends the iteration when every lane has run out; a lane that runs out sooner gives padding.
+    A source that is not endless ends the iteration when every lane has run out; a lane that runs out sooner gives
+    padding.
 
     Raises:
-        UserError: (from `next`) policy "whole" and a document longer than a row.
-        ValueError: `rows` is not within the batch, or a part of it while the source is finite: then processes would stop at
-            different times.
+        UserError: a batch without rows, or rows without targets; and from `next`, with the policy "whole", a document
+            longer than a row.
+        ValueError: `rows` is not within the batch, or is a part of it while the source is finite: then processes would
+            stop at different times.
     """
 
     def __init__(
@@ -163,11 +165,14 @@ class PackedLoader(Iterator[Batch]):
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """Where the next batch begins, as plain JSON values. States of several processes join by joining their "lanes"."""
+        """Where the next batch begins, as plain JSON values. Several processes' states join by their "lanes"."""
         return {**self._state, "lanes": dict(self._state["lanes"])}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to where `get_state` was called, by this or another process. Raises ValueError for another stream's state."""
+        """Goes to where `get_state` was called, by this or another process.
+
+        Raises ValueError for the state of another stream, or one that lacks a lane of this process.
+        """
         for name in ("batch_size", "sequence_length"):
             if state[name] != self._state[name]:
                 raise ValueError(f"this state is of a stream with {name} {state[name]}, not {self._state[name]}")
@@ -251,13 +256,14 @@ def place(batch: Batch, mesh: Mesh, layout: Layout) -> Batch:
     parts, cells = _cells(mesh)
     if local % len(cells):
         raise UserError(
-            f"{local} rows cannot be shared out over {len(cells)} devices (data x fsdp); take a batch size divisible by {parts}"
+            f"{local} rows cannot be shared out over {len(cells)} devices (data x fsdp); take a batch size divisible "
+            f"by {parts}"
         )
     chunks = chunk_count(ring, layout)
     if length % chunks:
         raise UserError(
-            f"a sequence of {length} tokens cannot be shared out over a ring of {ring} in {layout} order; take a length "
-            f"divisible by {chunks}"
+            f"a sequence of {length} tokens cannot be shared out over a ring of {ring} in {layout} order; take a "
+            f"length divisible by {chunks}"
         )
     each = local // len(cells)
     first = cells.start * each
@@ -267,7 +273,8 @@ def place(batch: Batch, mesh: Mesh, layout: Layout) -> Batch:
     def put(array: np.ndarray) -> jax.Array:
         array = array[:, permutation]
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             rows, columns = index
             start, stop, _ = rows.indices(each * parts)
             return array[start - first : stop - first, columns]

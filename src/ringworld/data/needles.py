@@ -1,8 +1,8 @@
 """Needles in haystacks: sentences with random numbers hidden in prose, and questions for the numbers.
 
 The wording is LWM's (arXiv 2402.08268 and its released evaluation), written here once, for training rows and for
-evaluation. Examples are put together from ids that were made once, so that building a row costs microseconds: what is cut to
-length is the prose alone, before anything is inserted, so that no needle and no question can be lost.
+evaluation. Examples are put together from ids that were made once, so that building a row costs microseconds: what is
+cut to length is the prose alone, before anything is inserted, so that no needle and no question can be lost.
 """
 
 from collections.abc import Sequence
@@ -32,28 +32,33 @@ PROMPT = (
 PROMPT_OF_MANY = (
     "You are a helpful assistant. USER: {context} {question} Don't give information outside the document. ASSISTANT: "
 )
-# For rows too short for the whole of it, and for every turn after the first.
+# For rows too short for the whole of it.
 BARE_PROMPT = "USER: {context} {question} ASSISTANT: "
 TURN = " USER: {question} ASSISTANT: "
 
 # Depths drawn at random lie at either edge with this probability each: depth 0 was the weak cell without it.
 _EDGE = 0.1
 
-CITIES = tuple(
-    "Accra,Algiers,Almaty,Amman,Amsterdam,Ankara,Antananarivo,Astana,Athens,Auckland,Baghdad,Baku,Bangalore,Bangkok,"
-    "Barcelona,Beijing,Beirut,Belgrade,Berlin,Bogota,Boston,Bratislava,Brussels,Bucharest,Budapest,Buenos Aires,Cairo,"
-    "Caracas,Casablanca,Chennai,Chicago,Colombo,Copenhagen,Dakar,Damascus,Delhi,Dhaka,Doha,Dubai,Dublin,Hanoi,Harare,"
-    "Havana,Helsinki,Ho Chi Minh City,Istanbul,Jakarta,Johannesburg,Kabul,Kampala,Karachi,Kathmandu,Khartoum,Kigali,"
-    "Kingston,Kinshasa,Kuala Lumpur,Lagos,Lahore,Lima,Lisbon,London,Los Angeles,Luanda,Lusaka,Madrid,Manila,Maputo,"
-    "Melbourne,Mexico City,Milan,Minsk,Montevideo,Montreal,Moscow,Mumbai,Nairobi,Osaka,Oslo,Ottawa,Paris,Port Louis,"
-    "Prague,Quito,Rabat,Riga,Riyadh,Rome,San Francisco,Santiago,Sarajevo,Seattle,Seoul,Shanghai,Singapore,Sofia,"
-    "Stockholm,Sydney,Taipei,Tashkent,Tbilisi,Tehran,Thimphu,Tokyo,Toronto,Tripoli,Tunis,Vancouver,Vienna,Vilnius,"
-    "Warsaw,Yangon,Yerevan,Zagreb".split(",")
+# fmt: off
+CITIES = (
+    "Accra", "Algiers", "Almaty", "Amman", "Amsterdam", "Ankara", "Antananarivo", "Astana", "Athens", "Auckland",
+    "Baghdad", "Baku", "Bangalore", "Bangkok", "Barcelona", "Beijing", "Beirut", "Belgrade", "Berlin", "Bogota",
+    "Boston", "Bratislava", "Brussels", "Bucharest", "Budapest", "Buenos Aires", "Cairo", "Caracas", "Casablanca",
+    "Chennai", "Chicago", "Colombo", "Copenhagen", "Dakar", "Damascus", "Delhi", "Dhaka", "Doha", "Dubai", "Dublin",
+    "Hanoi", "Harare", "Havana", "Helsinki", "Ho Chi Minh City", "Istanbul", "Jakarta", "Johannesburg", "Kabul",
+    "Kampala", "Karachi", "Kathmandu", "Khartoum", "Kigali", "Kingston", "Kinshasa", "Kuala Lumpur", "Lagos", "Lahore",
+    "Lima", "Lisbon", "London", "Los Angeles", "Luanda", "Lusaka", "Madrid", "Manila", "Maputo", "Melbourne",
+    "Mexico City", "Milan", "Minsk", "Montevideo", "Montreal", "Moscow", "Mumbai", "Nairobi", "Osaka", "Oslo", "Ottawa",
+    "Paris", "Port Louis", "Prague", "Quito", "Rabat", "Riga", "Riyadh", "Rome", "San Francisco", "Santiago",
+    "Sarajevo", "Seattle", "Seoul", "Shanghai", "Singapore", "Sofia", "Stockholm", "Sydney", "Taipei", "Tashkent",
+    "Tbilisi", "Tehran", "Thimphu", "Tokyo", "Toronto", "Tripoli", "Tunis", "Vancouver", "Vienna", "Vilnius", "Warsaw",
+    "Yangon", "Yerevan", "Zagreb",
 )
+# fmt: on
 
 
 def phrases() -> tuple[str, ...]:
-    """The fixed wording as a tokenizer may take it in, one id each: what never changes around contexts, cities and numbers."""
+    """The fixed wording around contexts, cities and numbers, and the cities: for a tokenizer to make one id of each."""
     needle, number, _ = _pieces(NEEDLE, " {city}", "{number}")
     ask, asked = _pieces(" " + QUESTION, " {city}")
     prompts = [_pieces(text, " {context} {question}") for text in (PROMPT, PROMPT_OF_MANY, BARE_PROMPT)]
@@ -70,41 +75,6 @@ def _pieces(text: str, *separators: str) -> list[str]:
         assert found
         pieces.append(piece)
     return [*pieces, text]
-
-
-class Haystack:
-    """Prose as ids, and the fixed wording as ids, ready to be put together.
-
-    Raises UserError when there is no text, or the tokenizer does not take digits one by one: then numbers in a needle and in
-    its answer might be other tokens.
-    """
-
-    def __init__(self, tokenizer: TextTokenizer, texts: Sequence[str]) -> None:
-        self.tokenizer = tokenizer
-        ids = [i for text in tokenizer.encode_batch([text.strip() + "\n" for text in texts if text.strip()]) for i in text]
-        if not ids:
-            raise UserError("a haystack needs some text, and there is none")
-        self.ids: Int32[np.ndarray, "tokens"] = np.array(ids, np.int32)
-        decoded = [tokenizer.decode([i]) for i in range(tokenizer.vocabulary.text_size)]
-        self._ends_sentence = np.array([text.endswith(".") for text in decoded])
-        self._begins_with_space = np.array([text.startswith(" ") for text in decoded])
-        ends = np.flatnonzero(self._ends_sentence[self.ids]) + 1
-        self._starts = np.append(0, ends[ends < len(self.ids)])
-        self.wording = Wording(tokenizer)
-
-    def slice(self, length: int, rng: np.random.Generator) -> Int32[np.ndarray, "length"]:
-        """`length` ids of prose from the start of a random sentence; past the end it goes on from the beginning."""
-        start = int(self._starts[rng.integers(len(self._starts))])
-        if start + length <= len(self.ids):
-            return self.ids[start : start + length]
-        return np.resize(np.roll(self.ids, -start), length)
-
-    def sentence_ends(self, ids: Int32[np.ndarray, "tokens"]) -> np.ndarray:
-        """The indices just after a full stop, in order."""
-        return np.flatnonzero(self._ends_sentence[ids]) + 1
-
-    def begins_with_space(self, ids: Int32[np.ndarray, "tokens"]) -> bool:
-        return len(ids) > 0 and bool(self._begins_with_space[ids[0]])
 
 
 class Wording:
@@ -143,13 +113,50 @@ class Wording:
         self.first_cities = [ids(city) for city in CITIES]
 
 
+class Haystack:
+    """Prose as ids, and the fixed wording as ids, ready to be put together.
+
+    Raises UserError when there is no text, or the tokenizer does not take digits one by one: then numbers in a needle
+    and in its answer might be other tokens.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, texts: Sequence[str]) -> None:
+        self.tokenizer = tokenizer
+        ids = [
+            i for text in tokenizer.encode_batch([text.strip() + "\n" for text in texts if text.strip()]) for i in text
+        ]
+        if not ids:
+            raise UserError("a haystack needs some text, and there is none")
+        self.ids: Int32[np.ndarray, "tokens"] = np.array(ids, np.int32)
+        decoded = [tokenizer.decode([i]) for i in range(tokenizer.vocabulary.text_size)]
+        self._ends_sentence = np.array([text.endswith(".") for text in decoded])
+        self._begins_with_space = np.array([text.startswith(" ") for text in decoded])
+        ends = np.flatnonzero(self._ends_sentence[self.ids]) + 1
+        self._starts = np.append(0, ends[ends < len(self.ids)])
+        self.wording = Wording(tokenizer)
+
+    def slice(self, length: int, rng: np.random.Generator) -> Int32[np.ndarray, "length"]:
+        """`length` ids of prose from the start of a random sentence; past the end it goes on from the beginning."""
+        start = int(self._starts[rng.integers(len(self._starts))])
+        if start + length <= len(self.ids):
+            return self.ids[start : start + length]
+        return np.resize(np.roll(self.ids, -start), length)
+
+    def sentence_ends(self, ids: Int32[np.ndarray, "tokens"]) -> np.ndarray:
+        """The indices just after a full stop, in order."""
+        return np.flatnonzero(self._ends_sentence[ids]) + 1
+
+    def begins_with_space(self, ids: Int32[np.ndarray, "tokens"]) -> bool:
+        return len(ids) > 0 and bool(self._begins_with_space[ids[0]])
+
+
 @dataclass(frozen=True)
 class NeedleExample:
     """A haystack with needles, questions and answers, bos to eos.
 
-    `prompt` is the document's beginning, bos included, up to the first answer. `cities` and `answers` are those asked for,
-    in the order asked. `depths` are those of all the needles, the ones asked for first. In the document the spans of answers
-    have the greatest weight.
+    `prompt` is the document's beginning, bos included, up to the first answer. `cities` and `answers` are those asked
+    for, in the order asked. `depths` are those of all the needles, the ones asked for first. In the document the spans
+    of answers have the greatest weight.
     """
 
     document: Document
@@ -171,12 +178,14 @@ def build_example(
     template: Template = "lwm",
     prose_weight: float = 0.1,
 ) -> NeedleExample:
-    """A document of exactly `length` tokens, bos and eos included, in which `needles` are hidden and `asked` of them asked for.
+    """A document of exactly `length` tokens, bos to eos, that hides `needles` and asks for `asked` of them.
 
-    form: "single" asks for one; "multi" asks for several in one question, in the words of LWM's multi-needle test; "turns"
-    asks for one, and after its answer for the next in another turn, so that a training row need leave no needle unasked.
-    depths: one a needle, 0 (right after "USER: ") to 1 (right before the question); a needle goes to the last sentence end at
-    or before its depth in the prose. Those asked for come first. By default they are random. Cities are distinct.
+    form: "single" asks for one; "multi" asks for several in one question, in the words of LWM's multi-needle test;
+    "turns" asks for one, and after its answer for the next in another turn, so that a training row need leave no needle
+    unasked.
+    depths: one a needle, 0 (right after "USER: ") to 1 (right before the question); a needle goes to the last sentence
+    end at or before its depth in the prose. Those asked for come first. By default they are random. Cities are
+    distinct.
     prose_weight: answers' tokens (and the eos) weigh 1 in all, all the others this much in all.
 
     Raises:
@@ -188,7 +197,7 @@ def build_example(
     if needles > len(CITIES):
         raise UserError(f"at most {len(CITIES)} needles, a city each, fit in a haystack; got {needles}")
     if depths is None:
-        depths = np.clip(rng.uniform(-_EDGE / (1 - 2 * _EDGE), 1 + _EDGE / (1 - 2 * _EDGE), needles), 0, 1).tolist()
+        depths = _random_depths(rng, needles)
     elif len(depths) != needles or not all(0 <= depth <= 1 for depth in depths):
         raise ValueError(f"depths must be {needles} numbers from 0 to 1, got {list(depths)}")
     words = haystack.wording
@@ -202,8 +211,8 @@ def build_example(
     room = length - (len(words.bos) + len(head) + hidden + spoken + len(words.eos))
     if room < len(words.space):
         raise UserError(
-            f"a row of {length} tokens has no room for {needles} needles, {asked} asked for, in the template {template!r}: "
-            f"the wording alone takes {length - room + len(words.space)}; take longer rows or fewer needles"
+            f"a row of {length} tokens has no room for {needles} needles with {asked} asked for, in the template "
+            f"{template!r}: they alone take {length - room + len(words.space)} tokens; take longer rows or fewer needles"
         )
     prose = haystack.slice(room, rng)
     places = _places(haystack, prose, depths)
@@ -238,7 +247,7 @@ def build_example(
 
 
 def _conversation(
-    words: "Wording", cities: list[int], digits: np.ndarray, form: Form, template: Template
+    words: Wording, cities: list[int], digits: np.ndarray, form: Form, template: Template
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """What stands before the context; the question up to the answer; and each answer with what follows it."""
     if form != "multi":
@@ -263,6 +272,11 @@ def _conversation(
     return head, np.concatenate([*asked, words.list_end, tail]), [(np.concatenate(answer), digits[0][:0])]
 
 
+def _random_depths(rng: np.random.Generator, count: int) -> list[float]:
+    margin = _EDGE / (1 - 2 * _EDGE)
+    return np.clip(rng.uniform(-margin, 1 + margin, count), 0, 1).tolist()
+
+
 def _places(haystack: Haystack, prose: np.ndarray, depths: Sequence[float]) -> list[int]:
     """Where in the prose needles go: the last sentence end at or before each depth, the start where there is none."""
     ends = np.append(0, haystack.sentence_ends(prose))
@@ -274,7 +288,8 @@ def _places(haystack: Haystack, prose: np.ndarray, depths: Sequence[float]) -> l
 class NeedleSource:
     """An endless source of needle examples of exactly `length` tokens: document i depends on (seed, i) alone.
 
-    By default every needle of a row is asked for, in turns. Raises UserError when the length has no room for the wording.
+    By default every needle of a row is asked for, in turns. Raises UserError when the length has no room for the
+    wording.
     """
 
     def __init__(

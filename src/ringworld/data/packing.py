@@ -1,11 +1,12 @@
 """Documents side by side in a row, none of which sees another, and none of which weighs more than it should.
 
-A document becomes bos, its tokens, eos. In a row each document (or the piece of it that fits) is a segment of its own, numbered
-from 1, with positions from 0; segment 0 is padding. Targets are the document's own next tokens, shifted here, before
-anything is cut or sharded, so the last token of a piece still has its target and no target comes from another document.
+A document becomes bos, its tokens, eos. In a row each document (or the piece of it that fits) is a segment of its own,
+numbered from 1, with positions from 0; segment 0 is padding. Targets are the document's own next tokens, shifted here,
+before anything is cut or sharded, so the last token of a piece still has its target and no target comes from another
+document.
 
-Masked packing as in LWM (arXiv 2402.08268, section 4.1), whose ablation gives 7 to 13 points to it over packing that lets
-documents see each other.
+Masked packing as in LWM (arXiv 2402.08268, section 4.1), whose ablation gives 7 to 13 points to it over packing that
+lets documents see each other.
 """
 
 from collections.abc import Iterable
@@ -46,20 +47,21 @@ class Framed:
         return len(self.tokens)
 
 
-Row = tuple[
-    Int32[np.ndarray, "S"], Int32[np.ndarray, "S"], Int32[np.ndarray, "S"], Int32[np.ndarray, "S"], Float32[np.ndarray, "S"]
-]
+Integers = Int32[np.ndarray, "S"]
+Row = tuple[Integers, Integers, Integers, Integers, Float32[np.ndarray, "S"]]
+"""tokens, targets, segments, positions, weights."""
 
 
 def frame(document: Document, vocabulary: Vocabulary) -> Framed:
-    """Adds bos and eos where they are missing. bos is never a target; an added eos weighs what the last token weighs."""
+    """Adds bos and eos where they are missing. A bos is never a target; an added eos has the last token's weight."""
     tokens, weights = document.tokens, document.weights
     has_bos = len(tokens) > 0 and tokens[0] == vocabulary.bos
     has_eos = len(tokens) > has_bos and tokens[-1] == vocabulary.eos
     if not (has_bos and has_eos):
         last = weights[-1:] if len(weights) else np.zeros(1, np.float32)
-        tokens = np.concatenate([[vocabulary.bos] * (not has_bos), tokens, [vocabulary.eos] * (not has_eos)], dtype=np.int32)
-        weights = np.concatenate([[0.0] * (not has_bos), weights, last[: 1 - has_eos]], dtype=np.float32)
+        bos, eos = [vocabulary.bos] * (not has_bos), [vocabulary.eos] * (not has_eos)
+        tokens = np.concatenate([bos, tokens, eos], dtype=np.int32)
+        weights = np.concatenate([[0.0] * len(bos), weights, last[: len(eos)]], dtype=np.float32)
     if weights[0]:
         weights = weights.copy()
         weights[0] = 0.0
@@ -86,7 +88,7 @@ def pack_row(
     for segment, (document, offset) in enumerate(pieces, start=1):
         count = min(len(document) - offset, length - start)
         if count <= 0:
-            raise ValueError(f"piece {segment} from offset {offset} of {len(document)} tokens has no room at {start} of {length}")
+            raise ValueError(f"piece {segment} has {len(document) - offset} tokens, the row room for {length - start}")
         stop = start + count
         tokens[start:stop] = document.tokens[offset : offset + count]
         following = document.tokens[offset + 1 : offset + 1 + count]

@@ -14,8 +14,8 @@ from ringworld.tokens.text import TextTokenizer, train_tokenizer
 class TokenizerConfig:
     """A tokenizer: read from `path` (what a run folder's tokenizer.json is), or else trained.
 
-    It is trained to `size` ids on the train part of `corpora`, and takes in the needle wording, one id a phrase and a city,
-    when `wording` is set.
+    It is trained to `size` ids on the train part of `corpora`, and takes in the needle wording, one id a phrase and a
+    city, when `wording` is set.
     """
 
     size: int = 1024
@@ -103,8 +103,8 @@ class _Part:
         self._indices = [index for index in range(len(source)) if out[index] == (part == "heldout")]
         if not self._indices:
             raise UserError(
-                f"of the {len(source)} documents of {path} none is small enough to hold out; give it at least five documents "
-                "of about the same size"
+                f"of the {len(source)} documents of {path} none is small enough to be held out; give it at least five, of "
+                "about the same size"
             )
 
     def __len__(self) -> int:

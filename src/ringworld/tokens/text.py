@@ -1,6 +1,7 @@
 """Text to ids and back: byte-level BPE, so that any Unicode round-trips and nothing is unknown.
 
-Whoever frames a document writes bos and eos, once; the tokenizer never does. Text that spells a special token stays text.
+Whoever frames a document writes bos and eos, once; the tokenizer never does. Text that spells a special token stays
+text.
 """
 
 import json
@@ -17,7 +18,7 @@ from ringworld.tokens.vocabulary import Vocabulary
 SPECIALS = ("<pad>", "<bos>", "<eos>")
 BYTES = 256
 
-# Digits stand alone, so that a number is copied digit by digit; otherwise GPT-2's split into words, signs and white space.
+# Digits stand alone, so that a number is copied digit by digit; otherwise GPT-2's split into words, signs and space.
 WORDS = r"'(?:[sdmt]|ll|ve|re)|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
@@ -124,8 +125,9 @@ class TextStream:
 def train_tokenizer(texts: Iterable[str], size: int, phrases: Sequence[str] = ()) -> TextTokenizer:
     """Byte-level BPE with `size` ids: <pad> 0, <bos> 1, <eos> 2, then bytes and merges, then `phrases`, one id each.
 
-    A phrase (ASCII) is one token wherever it occurs in a text: fixed wording, such as a prompt's, costs little then. The vocabulary has
-    `size` ids even where the texts are too few to give so many merges. The same texts give the same tokenizer.
+    A phrase (ASCII) is one token wherever it occurs in a text: fixed wording, such as a prompt's, costs little then.
+    The vocabulary has `size` ids even where the texts are too few to give so many merges. The same texts give the same
+    tokenizer.
 
     Raises:
         ValueError: `size` has no room for the specials, the bytes and the phrases.

@@ -1,8 +1,8 @@
 """The one id space: every special id and the layout of a frame, once.
 
-Text ids are 0..T-1. Vision code c is T + c; eof (end of a frame) and eov (end of the vision) follow the codes, and what is
-left of the vision's share is never used. One embedding table and one head cover it all; a target's softmax runs over its
-own modality's slice.
+Text ids are 0..T-1. Vision code c is T + c; eof (end of a frame) and eov (end of the vision) follow the codes, and what
+is left of the vision's share is never used. One embedding table and one head cover it all; a target's softmax runs over
+its own modality's slice.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,8 +13,8 @@ from typing import Any, Self
 class Vocabulary:
     """Sizes, special ids and frame layout of one id space.
 
-    `text_size` text ids; `codes` vision codes in a share of `vision_size` ids, which holds eof and eov too (0: text only).
-    `vision_start` and `vision_end` are the text ids that open and close vision (three pieces each in LWM's).
+    `text_size` text ids; `codes` vision codes in a share of `vision_size` ids, which holds eof and eov too (0: text
+    only). `vision_start` and `vision_end` are the text ids that open and close vision (three pieces each in LWM's).
     `frame_height` and `frame_width` are counted in codes. Raises ValueError when the parts contradict each other.
     """
 
