@@ -19,7 +19,9 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
+
+from ringworld.attention.exponential import LOG2_E, polynomial_exp2
 
 State = TypeVar("State")
 
@@ -29,11 +31,12 @@ MASKED = -1e30
 
 @dataclass(frozen=True)
 class Blocks:
-    """Sizes of the work: positions in a block of queries and of keys, and key heads computed together."""
+    """How the work is cut: positions in a block of queries and of keys, key heads computed together, and what computes powers of two."""
 
     query: int = 512
     key: int = 512
     heads: int | None = None  # None: all of them
+    exp2: Callable[[Array], Array] = jnp.exp2
 
     @classmethod
     def choose(cls, platform: str, length: int) -> "Blocks":
@@ -43,7 +46,7 @@ class Blocks:
         Short rows want smaller blocks, as the diagonal ones are half wasted.
         """
         if platform == "cpu":
-            return cls(query=512, key=256, heads=1) if length > 1024 else cls(query=256, key=256, heads=1)
+            return cls(256, 256, 1, polynomial_exp2)
         return cls()
 
 
@@ -225,10 +228,10 @@ def forward(
                     mask = _mask(where, here, rows.group)
                     scores = jnp.where(mask, scores, MASKED)
                 new_largest = jnp.maximum(largest, scores.max(-1, keepdims=True))
-                weights = jnp.exp(scores - new_largest)
+                weights = blocks.exp2(scores - new_largest)
                 if masked:
                     weights = jnp.where(mask, weights, 0.0)
-                shrink = jnp.exp(largest - new_largest)
+                shrink = blocks.exp2(largest - new_largest)
                 values = lax.dynamic_index_in_dim(value, j, 1, keepdims=False)
                 output = output * shrink + _dot(weights.astype(values.dtype), values)
                 return output, new_largest, total * shrink + weights.sum(-1, keepdims=True)
@@ -240,7 +243,7 @@ def forward(
             )
             seen = total > 0
             safe = jnp.where(seen, total, 1.0)
-            return None, (output / safe, jnp.where(seen, largest + jnp.log(safe), MASKED))
+            return None, (output / safe, jnp.where(seen, largest / LOG2_E + jnp.log(safe), MASKED))
 
         _, (output, log_sum) = lax.scan(query_block, None, (query.swapaxes(0, 1), query_where))
         return output.swapaxes(0, 1), log_sum.swapaxes(0, 1)
@@ -248,7 +251,7 @@ def forward(
     output, log_sum = lax.map(
         one,
         (
-            rows.cut(query * scale),
+            rows.cut(query * (scale * LOG2_E)),
             columns.cut(key).swapaxes(-1, -2),
             columns.cut(value),
             rows.cut_positions(query_where, -1),
@@ -302,7 +305,7 @@ def backward(
                 def at(array: Array) -> Array:
                     return lax.dynamic_index_in_dim(array, i, 1, keepdims=False)
 
-                weights = jnp.exp(_dot(at(query), key_transposed) - at(log_sum))
+                weights = blocks.exp2(_dot(at(query), key_transposed) - at(log_sum))
                 if masked:
                     here = Positions(*(lax.dynamic_index_in_dim(x, i, 0, keepdims=False) for x in query_where))
                     weights = jnp.where(_mask(here, where, rows.group), weights, 0.0)
@@ -326,9 +329,9 @@ def backward(
     query_gradient, key_gradient, value_gradient = lax.map(
         one,
         (
-            rows.cut(query * scale),
+            rows.cut(query * (scale * LOG2_E)),
             rows.cut(gradient),
-            rows.cut(log_sum),
+            rows.cut(log_sum * LOG2_E),
             rows.cut(delta),
             columns.cut(key),
             columns.cut(value),
@@ -336,4 +339,4 @@ def backward(
             columns.cut_positions(key_where, -2),
         ),
     )
-    return rows.join(query_gradient) * scale, columns.join(key_gradient), columns.join(value_gradient)
+    return rows.join(query_gradient) * scale, columns.join(key_gradient) / LOG2_E, columns.join(value_gradient)
