@@ -1,0 +1,236 @@
+"""Writing checkpoints while training goes on, and finding the way back.
+
+A save copies the arrays to the host, hands them to a thread and returns; the thread writes under a temporary name,
+renames at the end, and only then removes the oldest checkpoint. Whatever happens in between (a crash, a full disk), the
+earlier checkpoints are whole. What lies where in a checkpoint is told in `ringworld.weights.checkpoint`, which reads
+its model.
+"""
+
+import errno
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orbax.checkpoint as ocp
+
+from ringworld.errors import UserError
+from ringworld.tokens.text import TextTokenizer
+from ringworld.training.curriculum import Recipe, differences, to_json
+from ringworld.training.step import TrainState
+from ringworld.weights.checkpoint import CHECKPOINTS, MODEL, TOKENIZER, Description, complete_checkpoints, restore
+
+RECIPE = "recipe.json"
+PROGRESS = "progress.json"
+OPTIMIZER = ("optimizer_state", "step", "gradient_norm")  # of TrainState: all but the weights, which are saved apart
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: all that is needed, beside the arrays, to go on as if it had never stopped.
+
+    Attributes:
+        stage: index of the stage.
+        stage_step: its steps so far.
+        stage_over: it has ended, by its steps or its criterion; what follows is its evaluation, then the next stage.
+        step: steps of all stages so far.
+        tokens: places in the batches of these steps.
+        seconds: time spent in them.
+        skipped: steps of all stages that left the weights as they were.
+        skipped_in_a_row: how many of those came last.
+        loader: state of the stage's data.
+        validation: state of the criterion's data.
+    """
+
+    stage: int = 0
+    stage_step: int = 0
+    stage_over: bool = False
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    loader: dict[str, Any] = field(default_factory=dict)
+    validation: dict[str, Any] = field(default_factory=dict)
+
+    def entering(self, stage: int) -> Self:
+        """At the beginning of a stage."""
+        return replace(self, stage=stage, stage_step=0, stage_over=False, loader={}, validation={})
+
+    def after_step(self, tokens: int) -> Self:
+        """One step of so many tokens further. What it gave is not known yet."""
+        return replace(self, stage_step=self.stage_step + 1, step=self.step + 1, tokens=self.tokens + tokens)
+
+    def after_result(self, seconds: float, *, skipped: bool) -> Self:
+        """What a step gave is known, too."""
+        in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        return replace(self, seconds=self.seconds + seconds, skipped=self.skipped + skipped, skipped_in_a_row=in_a_row)
+
+
+def _out_of_space(error: BaseException) -> bool:
+    # The writers of arrays raise exceptions of their own, with the system's words in them.
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error)
+
+
+@contextmanager
+def clear_when_full(run: Path) -> Iterator[None]:
+    """Turns a full disk, wherever in the block it is met, into one UserError."""
+    try:
+        yield
+    except Exception as error:
+        if not _out_of_space(error):
+            raise
+        whole = complete_checkpoints(run)
+        kept = (
+            f"checkpoint {whole[-1].name} is whole, and the same command goes on from it"
+            if whole
+            else "no checkpoint was saved before"
+        )
+        raise UserError(f"the disk is full: could not write to {run}; {kept} once there is space") from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file that is there as a whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def open_run(recipe: Recipe, run: Path) -> TextTokenizer:
+    """Begins a run in the folder `run`, or continues the one that is there; returns its tokenizer.
+
+    Raises:
+        UserError: the folder holds a run of another recipe (names the fields that differ), or is no folder.
+    """
+    asked = to_json(recipe)
+    if (run / RECIPE).is_file() and (run / TOKENIZER).is_file():
+        differing = list(differences(json.loads((run / RECIPE).read_text(encoding="utf-8")), asked))
+        if differing:
+            raise UserError(
+                f"{run} holds a run of another recipe, which cannot go on with this one. They differ in "
+                f"{'; '.join(differing[:5])}{f'; and {len(differing) - 5} more' if len(differing) > 5 else ''}. "
+                "Give the recipe as it was, or another --out"
+            )
+        return TextTokenizer.load(run / TOKENIZER)
+    if complete_checkpoints(run):
+        raise UserError(f"{run} holds checkpoints but no {RECIPE} and {TOKENIZER} that say of what: give another --out")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"cannot make the folder {run} to train into ({error.strerror}): give another --out") from error
+    tokenizer = recipe.tokenizer.build()
+    write_atomically(run / TOKENIZER, tokenizer.to_json())
+    write_atomically(run / RECIPE, json.dumps(asked, indent=2) + "\n")
+    return tokenizer
+
+
+class Checkpoints:
+    """The checkpoints of a run: written beside training, the newest `keep` of them kept. A context manager.
+
+    Leaving the block waits for the writer; an error of the writer is raised at the next call.
+    """
+
+    def __init__(self, run: Path, *, keep: int) -> None:
+        self.run = run.absolute()
+        whole = complete_checkpoints(self.run)
+        self.newest = whole[-1] if whole else None
+        self._writing = False
+        self._clear_halves()
+        self._manager = ocp.CheckpointManager(
+            self.run / CHECKPOINTS,
+            item_handlers={
+                "weights": ocp.StandardCheckpointHandler(),
+                "optimizer": ocp.StandardCheckpointHandler(),
+                "model": ocp.JsonCheckpointHandler(MODEL),
+                "tokenizer": ocp.JsonCheckpointHandler(TOKENIZER),
+                "progress": ocp.JsonCheckpointHandler(PROGRESS),
+            },
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, save_root_metadata=False),
+        )
+
+    def _clear_halves(self) -> None:
+        """Removes what a crash or a full disk left of a checkpoint; renames a half that bears a whole one's name."""
+        whole = complete_checkpoints(self.run)
+        for folder in (self.run / CHECKPOINTS).glob("*"):
+            if ".orbax-checkpoint-tmp" in folder.name:
+                shutil.rmtree(folder, ignore_errors=True)
+            elif folder.name.isdecimal() and folder not in whole:
+                # A copy cut short, maybe. It would be the manager's newest, and later saves of that step would fail.
+                aside = folder.with_name(f"{folder.name}.incomplete")
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+
+    def __enter__(self) -> Self:
+        # Its errors reach us as exceptions, which end in one sentence; it would also print their tracebacks.
+        self._level = logging.getLogger("absl").level
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._manager.close()
+        except Exception:
+            # The block's own error is the first, and often the same.
+            if error is None:
+                raise
+        finally:
+            logging.getLogger("absl").setLevel(self._level)
+            self._clear_halves()
+
+    def save(self, state: TrainState, progress: Progress, description: Description, tokenizer: TextTokenizer) -> None:
+        """Starts to write a checkpoint. Returns when the arrays are on the host: the next step may take their memory.
+
+        Raises:
+            OSError, ValueError: the previous checkpoint, or this one, could not be written.
+        """
+        rest = {name: getattr(state, name) for name in OPTIMIZER}
+        self._manager.save(
+            progress.step,
+            args=ocp.args.Composite(
+                weights=ocp.args.StandardSave(state.weights),
+                optimizer=ocp.args.StandardSave(rest),
+                model=ocp.args.JsonSave(description.to_dict()),
+                tokenizer=ocp.args.JsonSave(json.loads(tokenizer.to_json())),
+                progress=ocp.args.JsonSave(asdict(progress)),
+            ),
+            force=True,
+        )
+        self._writing = True
+
+    def check(self) -> None:
+        """Raises what went wrong in the background, once the writer has ended. Costs nothing."""
+        if self._writing and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when the checkpoint is complete on disk, or raises what kept it from that."""
+        self._writing = False
+        self._manager.wait_until_finished()
+
+    def progress(self) -> Progress:
+        """Where the run was at its newest checkpoint; at its beginning when there is none."""
+        if self.newest is None:
+            return Progress()
+        return Progress(**json.loads((self.newest / "progress" / PROGRESS).read_text(encoding="utf-8")))
+
+    def state(self, like: TrainState) -> TrainState:
+        """The newest checkpoint's arrays in the places of `like` (an `abstract_state`), from whatever mesh saved.
+
+        Raises:
+            UserError: they do not fit, or are damaged.
+        """
+        if self.newest is None:
+            raise ValueError(f"no checkpoint in {self.run}")
+        rest = restore(self.newest / "optimizer", {name: getattr(like, name) for name in OPTIMIZER})
+        return TrainState(weights=restore(self.newest / "weights", like.weights), **rest)

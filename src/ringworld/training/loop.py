@@ -1,0 +1,383 @@
+"""The loop: every stage of a recipe, from where the run was to its end.
+
+The devices never wait for the loop: a step's numbers are read when the next step is on its way. Nothing here knows of
+modalities (a modality is a slice of ids) or of how a mesh is made up (arrays carry their places).
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import UInt32
+
+from ringworld.data.loading import PackedLoader, local_rows, mix, place
+from ringworld.errors import UserError
+from ringworld.generation.model import Model
+from ringworld.mesh import MeshShape, build_mesh
+from ringworld.model.rope import rope_frequencies
+from ringworld.tokens.text import TextTokenizer
+from ringworld.training.checkpoint import Checkpoints, Progress, clear_when_full, open_run
+from ringworld.training.curriculum import Purpose, Recipe, Stage, answers_only
+from ringworld.training.metrics import MetricsFile, Pace, Record, step_line
+from ringworld.training.step import (
+    Metrics,
+    TrainState,
+    abstract_state,
+    init_state,
+    make_evaluation,
+    make_step,
+    reset_optimizer,
+)
+from ringworld.weights.checkpoint import Description
+
+METRICS = "metrics.jsonl"
+LAYOUT = "zigzag"  # even work on every device of a ring; the same as none where there is no ring
+SKIPS_IN_A_ROW = 20  # a run that has skipped so many steps will not mend by itself
+SECONDS_BETWEEN_LINES = 1.0
+
+Evaluator = Callable[[Stage, Model], Iterable[tuple[str, float]]]
+Log = Callable[[str], None]
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    mesh: MeshShape | None = None,
+    steps: int | None = None,
+    evaluators: Sequence[Evaluator] = (),
+    log: Log = partial(print, flush=True),
+) -> Path:
+    """Trains a recipe's stages into a run folder, or goes on with the run that is there; returns the folder.
+
+    On the same mesh a run that was stopped gives the weights, the optimizer's state and the metrics of one that was
+    not, bit for bit; on another mesh the same up to rounding. SIGTERM and SIGINT take effect once a checkpoint is
+    saved; a second one takes effect at once.
+
+    Args:
+        out: will hold recipe.json, tokenizer.json, metrics.jsonl and checkpoints/<step>/.
+        mesh: in place of the recipe's and its stages' own.
+        steps: stop after so many in all. A later call without it goes on.
+        evaluators: asked after every stage, (stage, model) -> (name, value) pairs; the values go to metrics.jsonl.
+        log: gets a line of text at a time, about one a second.
+
+    Raises:
+        UserError: `out` holds a run of another recipe; the mesh does not match devices, rows or lengths; data is
+            missing; the disk is full; or `SKIPS_IN_A_ROW` steps had to be skipped.
+    """
+    run = Path(out)
+    with clear_when_full(run):
+        tokenizer = open_run(recipe, run)
+        with Checkpoints(run, keep=recipe.checkpoints_kept) as checkpoints:
+            progress = checkpoints.progress()
+            with MetricsFile(run / METRICS, step=progress.step) as metrics:
+                limit = math.inf if steps is None else steps
+                _Run(recipe, tokenizer, checkpoints, metrics, progress, mesh, limit, evaluators, log).stages()
+    return run
+
+
+class _StopSignals:
+    """Notes a SIGTERM or SIGINT, for the loop to act upon between two steps. A context manager."""
+
+    def __init__(self) -> None:
+        self.asked: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread do this
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@dataclass(frozen=True)
+class _Here:
+    """The stage that a run is in, and what it takes to train it."""
+
+    index: int
+    stage: Stage
+    mesh: Mesh
+    frequencies: UInt32[np.ndarray, "2 half"]
+    step: Callable[..., tuple[TrainState, Metrics]]
+    evaluate: Callable[..., Metrics]
+    loader: PackedLoader
+    validation: PackedLoader | None
+
+
+class _Run:
+    """A run of a recipe, somewhere between its beginning and its end."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: TextTokenizer,
+        checkpoints: Checkpoints,
+        metrics: MetricsFile,
+        progress: Progress,
+        mesh: MeshShape | None,
+        limit: float,
+        evaluators: Sequence[Evaluator],
+        log: Log,
+    ) -> None:
+        if recipe.model.vocabulary_size < tokenizer.vocabulary.size:
+            raise UserError(
+                f"recipe {recipe.name!r} has a model for {recipe.model.vocabulary_size} ids and a tokenizer of "
+                f"{tokenizer.vocabulary.size}: make the model's vocabulary_size at least that"
+            )
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+        self.checkpoints = checkpoints
+        self.metrics = metrics
+        self.progress = progress
+        self.limit = limit
+        self.evaluators = evaluators
+        self.log = log
+        # All of them now: a mesh that does not match the devices should not come to light after days of training.
+        self.meshes = [build_mesh(mesh or stage.mesh or recipe.mesh) for stage in recipe.stages]
+        for stage, devices in zip(recipe.stages, self.meshes, strict=True):
+            local_rows(devices, stage.batch_size)
+        if checkpoints.newest is None:
+            self.state = init_state(jax.random.key(recipe.seed), recipe.model, recipe.optimizer, self.meshes[0])
+        else:
+            self.state = checkpoints.state(abstract_state(recipe.model, recipe.optimizer, self.meshes[progress.stage]))
+            log(f"going on after step {progress.step}, from {checkpoints.newest}")
+        self.pace = Pace()
+        self.pending: tuple[Record, Metrics] | None = None
+        self.next_line = -math.inf
+        self.next_save = time.monotonic() + recipe.checkpoint_seconds
+        self.saved = progress.step
+
+    def stages(self) -> None:
+        """Trains and evaluates the stages that are left."""
+        for index in range(self.progress.stage, len(self.recipe.stages)):
+            with self._enter(index) as here:
+                if not self.progress.stage_over and not self._train(here):
+                    return
+                self._evaluate(here)
+        self.log(f"complete after {self.progress.step} steps: {self.checkpoints.run}")
+
+    @contextmanager
+    def _enter(self, index: int) -> Iterator[_Here]:
+        """Brings the state to the stage's mesh, and begins the stage unless the run is in it."""
+        recipe, stage, mesh = self.recipe, self.recipe.stages[index], self.meshes[index]
+        if index != self.progress.stage:
+            like = abstract_state(recipe.model, recipe.optimizer, mesh)
+            self.state = jax.device_put(self.state, jax.tree.map(lambda array: array.sharding, like))
+            if stage.reset_optimizer:
+                self.state = reset_optimizer(self.state, recipe.model, recipe.optimizer, mesh)
+            self.progress = self.progress.entering(index)
+        slices = self.tokenizer.vocabulary.modalities
+        with ExitStack() as stack:
+            loader = stack.enter_context(closing(self._loader(index, "training", self.progress.loader)))
+            validation = None
+            if stage.until is not None:
+                validation = stack.enter_context(closing(self._loader(index, "validation", self.progress.validation)))
+            yield _Here(
+                index=index,
+                stage=stage,
+                mesh=mesh,
+                frequencies=rope_frequencies(stage.rope_theta, recipe.model.head_dim),
+                step=make_step(recipe.model, recipe.optimizer, mesh, slices, recipe.precision),
+                evaluate=make_evaluation(recipe.model, mesh, slices, recipe.precision),
+                loader=loader,
+                validation=validation,
+            )
+
+    def _loader(self, index: int, purpose: Purpose, state: dict[str, Any]) -> PackedLoader:
+        """A stage's rows for one purpose, from the first one or from a saved state."""
+        stage = self.recipe.stages[index]
+        *seeds, order = self.recipe.data_seeds(index, purpose)
+        sources = [
+            source.build(self.tokenizer, stage.sequence_length, seed, "train")
+            for (source, _), seed in zip(stage.sources, seeds, strict=True)
+        ]
+        loader = PackedLoader(
+            mix(sources, [weight for _, weight in stage.sources], seed=order),
+            batch_size=stage.batch_size,
+            sequence_length=stage.sequence_length,
+            vocabulary=self.tokenizer.vocabulary,
+            policy=stage.packing,
+            normalization=stage.normalization,
+            rows=local_rows(self.meshes[index], stage.batch_size),
+        )
+        if state:
+            loader.set_state(state)
+        return loader
+
+    def _train(self, here: _Here) -> bool:
+        """Takes the stage's steps. False when the run goes no further: its limit is reached, or a signal came."""
+        stage = here.stage
+        self.log(
+            f"stage {self._number(here)}: rows of {stage.sequence_length} tokens, {stage.batch_size} a batch, theta "
+            f"{stage.rope_theta:.3g}, at most {stage.steps} steps, mesh {_shape(here.mesh)}"
+        )
+        self.pace.pause()  # the first step compiles
+        with _StopSignals() as stop:
+            while not self.progress.stage_over and self.progress.step < self.limit and stop.asked is None:
+                self._step(here)
+                over = self._learned(here) or self.progress.stage_step == stage.steps
+                self.progress = replace(self.progress, stage_over=over)
+                if over or time.monotonic() >= self.next_save:
+                    self._save(here)
+                self.checkpoints.check()
+            if self.saved != self.progress.step:
+                self._save(here)
+            self.checkpoints.wait()
+        if stop.asked is not None:
+            self.log(
+                f"stopped by {stop.asked.name} after step {self.progress.step}; the same command goes on from there"
+            )
+            signal.raise_signal(stop.asked)
+            return False
+        if not self.progress.stage_over:
+            self.log(f"stopped after {self.progress.step} steps, as asked; the same command without a limit goes on")
+        return self.progress.stage_over
+
+    def _step(self, here: _Here) -> None:
+        """Sends a step on its way, and writes down what the one before it gave."""
+        learning_rate = here.stage.learning_rate_at(self.progress.stage_step)
+        batch = place(next(here.loader), here.mesh, LAYOUT)
+        self.state, metrics = here.step(self.state, batch, here.frequencies, jnp.float32(learning_rate))
+        self._settle(here)
+        self.progress = self.progress.after_step(here.stage.tokens_per_step)
+        record = self._record(here, "step", tokens=self.progress.tokens, learning_rate=learning_rate)
+        self.pending = record, metrics
+
+    def _settle(self, here: _Here) -> None:
+        """Waits for the step that is under way, if one is, and writes down what it gave.
+
+        Raises:
+            UserError: it was the last of so many skipped ones that the run will not mend.
+        """
+        if self.pending is None:
+            return
+        (record, metrics), self.pending = self.pending, None
+        record |= {name: float(value) for name, value in jax.device_get(metrics).items()}
+        now = time.monotonic()
+        seconds = self.pace.step(now, here.stage.tokens_per_step)
+        skipped = record["skipped"] > 0
+        self.progress = self.progress.after_result(seconds, skipped=skipped)
+        self.metrics.write({**record, "seconds": self.progress.seconds})
+        if skipped or now >= self.next_line or record["stage_step"] == here.stage.steps:
+            self.next_line = now + SECONDS_BETWEEN_LINES
+            self.log(self._line(here, record))
+        if self.progress.skipped_in_a_row >= SKIPS_IN_A_ROW:
+            raise UserError(
+                f"stopped after step {record['step']}: {SKIPS_IN_A_ROW} steps in a row were skipped, the last with a "
+                f"loss of {record['loss']:.4g} and a gradient norm of {record['gradient_norm']:.4g} (a step is skipped "
+                f"when one of them is not finite, or the norm over {self.recipe.optimizer.spike:g} times its running "
+                f"mean); lower the learning rate, which was {record['learning_rate']:.3g}, or warm up longer"
+            )
+
+    def _line(self, here: _Here, record: Record) -> str:
+        rate = self.pace.tokens_per_second
+        return step_line(
+            record,
+            stage=self._number(here),
+            steps=here.stage.steps,
+            skipped=self.progress.skipped,
+            tokens_per_second=rate,
+            seconds_left=None if rate is None else self._tokens_ahead(here, record) / rate,
+        )
+
+    def _tokens_ahead(self, here: _Here, record: Record) -> float:
+        """Tokens from a step to the end of the run, if no stage ends before its last step."""
+        ahead, allowed = 0.0, self.limit - record["step"]
+        for stage in self.recipe.stages[here.index :]:
+            steps = min(stage.steps - (record["stage_step"] if stage is here.stage else 0), allowed)
+            ahead, allowed = ahead + steps * stage.tokens_per_step, allowed - steps
+        return ahead
+
+    def _learned(self, here: _Here) -> bool:
+        """Measures the stage's criterion when it is due, after the last step too, and tells whether it is reached."""
+        criterion = here.stage.until
+        last = self.progress.stage_step == here.stage.steps
+        if (
+            criterion is None
+            or here.validation is None
+            or (self.progress.stage_step % criterion.check_every and not last)
+        ):
+            return False
+        self._settle(here)
+        results = []
+        for _ in range(-(-criterion.rows // here.stage.batch_size)):
+            batch = place(answers_only(next(here.validation)), here.mesh, LAYOUT)
+            results.append(here.evaluate(self.state.weights, batch, here.frequencies)[criterion.metric])
+        value = float(np.mean(jax.device_get(results)))
+        reached = criterion.reached(value)
+        verdict = ": learned" if reached else ": NOT learned, but its steps are used up" if last else ""
+        self.metrics.write(
+            self._record(here, "check", metric=criterion.metric, value=value, wanted=criterion.value, reached=reached)
+        )
+        self.log(
+            f"stage {self._number(here)}  step {self.progress.stage_step}: {criterion.metric} of fresh answers "
+            f"{value:.4f}, wanted {criterion.value:g}{verdict}"
+        )
+        self.pace.start(time.monotonic())
+        return reached
+
+    def _save(self, here: _Here) -> None:
+        """Starts to write a checkpoint of this moment."""
+        self._settle(here)
+        validation = {} if here.validation is None else here.validation.get_state()
+        self.progress = replace(self.progress, loader=here.loader.get_state(), validation=validation)
+        self.metrics.sync()
+        self.checkpoints.save(self.state, self.progress, self._description(here), self.tokenizer)
+        self.saved = self.progress.step
+        self.next_save = time.monotonic() + self.recipe.checkpoint_seconds
+
+    def _description(self, here: _Here) -> Description:
+        # The longest so far: a later stage of the same or a shorter length does not shrink the context.
+        lengths = [stage.sequence_length for stage in self.recipe.stages[: here.index + 1]]
+        return Description(self.recipe.model, self.tokenizer.vocabulary, max(lengths), here.stage.rope_theta)
+
+    def _evaluate(self, here: _Here) -> None:
+        """Asks the evaluators about the stage, unless that was done before the run was stopped."""
+        if not self.evaluators or here.stage.name in self.metrics.evaluated:
+            return
+        length = self._description(here).context_length
+        model = Model(
+            self.state.weights, self.recipe.model, self.tokenizer, jnp.asarray(here.frequencies), here.mesh, length
+        )
+        results: dict[str, float] = {}
+        for evaluator in self.evaluators:
+            for name, value in evaluator(here.stage, model):
+                results[name] = float(value)
+                self.log(f"stage {self._number(here)}  {name}: {value:.4g}")
+        self.metrics.write(self._record(here, "evaluation", results=results))
+
+    def _number(self, here: _Here) -> str:
+        return f"{here.index + 1}/{len(self.recipe.stages)} {here.stage.name}"
+
+    def _record(self, here: _Here, kind: str, **values: Any) -> Record:
+        step = {"stage_step": self.progress.stage_step, "step": self.progress.step}
+        return {"kind": kind, "stage": here.stage.name, **step, **values}
+
+
+def _shape(mesh: Mesh) -> str:
+    return ",".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "of one device"

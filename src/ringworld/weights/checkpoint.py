@@ -1,0 +1,184 @@
+"""Reading a model from the folder that training wrote.
+
+A run folder holds `checkpoints/<step>/`, and every checkpoint stands for itself:
+
+    weights/      the arrays (orbax)
+    model/        model.json: shape of the model, vocabulary, context length, RoPE theta
+    tokenizer/    tokenizer.json
+    optimizer/    the optimizer's state and the step's counters (orbax)      only training reads these two
+    progress/     progress.json: where the run was
+
+Training writes a checkpoint under another name and renames it once it is complete, so one that a crash or a full disk
+cut short is never mistaken for a checkpoint. Nothing is pickled.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from ringworld.errors import UserError
+from ringworld.model.config import ModelConfig
+from ringworld.model.transformer import Weights, abstract
+from ringworld.tokens.text import TextTokenizer
+from ringworld.tokens.vocabulary import Vocabulary
+
+CHECKPOINTS = "checkpoints"
+MODEL = "model.json"
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What one must know to use a checkpoint's weights: its `model.json`.
+
+    Attributes:
+        context_length: the longest row that the weights were trained on, in tokens.
+        rope_theta: the base of RoPE's angles in that training.
+    """
+
+    config: ModelConfig
+    vocabulary: Vocabulary
+    context_length: int
+    rope_theta: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "config": self.config.to_dict(), "vocabulary": self.vocabulary.to_dict()}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Self:
+        return cls(
+            config=ModelConfig.from_dict(saved["config"]),
+            vocabulary=Vocabulary.from_dict(saved["vocabulary"]),
+            context_length=saved["context_length"],
+            rope_theta=saved["rope_theta"],
+        )
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A checkpoint, in memory: weights on their mesh, and all that their use needs."""
+
+    checkpoint: Path
+    description: Description
+    tokenizer: TextTokenizer
+    weights: Weights
+    mesh: Mesh
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a folder is a whole checkpoint: committed under its final name, with a model's three parts in it."""
+    parts = (checkpoint / "weights" / "_METADATA", checkpoint / "model" / MODEL, checkpoint / "tokenizer" / TOKENIZER)
+    return ocp.utils.is_checkpoint_finalized(checkpoint) and all(part.is_file() for part in parts)
+
+
+def complete_checkpoints(run: Path) -> list[Path]:
+    """The whole checkpoints of a run folder, the oldest first. Halves of one that lie beside them are passed over."""
+    folders = (run / CHECKPOINTS).glob("*") if (run / CHECKPOINTS).is_dir() else ()
+    steps = {int(folder.name): folder for folder in folders if folder.name.isdecimal() and is_complete(folder)}
+    return [steps[step] for step in sorted(steps)]
+
+
+def newest_checkpoint(directory: Path) -> Path:
+    """The newest whole checkpoint of a run folder, or `directory` itself where that is one.
+
+    Raises:
+        UserError: there is no such folder, or no whole checkpoint in it.
+    """
+    if not directory.is_dir():
+        raise UserError(f"there is no model folder {directory}: give the --out folder of a `ringworld train`")
+    if is_complete(directory):
+        return directory
+    found = complete_checkpoints(directory)
+    if not found:
+        raise UserError(
+            f"the model folder {directory} holds no weights (looked for complete checkpoints in "
+            f"{directory / CHECKPOINTS}): give the --out folder of a `ringworld train` that has saved a checkpoint"
+        )
+    return found[-1]
+
+
+def _read_json(checkpoint: Path, part: str, name: str) -> Any:
+    try:
+        return json.loads((checkpoint / part / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {checkpoint / part / name} ({error}): the checkpoint is damaged, remove it"
+        ) from error
+
+
+def read_description(checkpoint: Path) -> Description:
+    """A checkpoint's `model.json`. Raises UserError when it is damaged."""
+    saved = _read_json(checkpoint, "model", MODEL)
+    try:
+        return Description.from_dict(saved)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{checkpoint / 'model' / MODEL} does not describe a model ({error!r}): it was written by another version "
+            "of ringworld, or changed by hand"
+        ) from error
+
+
+def read_tokenizer(checkpoint: Path) -> TextTokenizer:
+    """A checkpoint's tokenizer. Raises UserError when it is damaged."""
+    return TextTokenizer.from_json(json.dumps(_read_json(checkpoint, "tokenizer", TOKENIZER)))
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"{list(shape)}"
+
+
+def restore(folder: Path, like: Any) -> Any:
+    """The arrays that a checkpoint keeps in `folder`, as a pytree like `like`.
+
+    Args:
+        folder: such as `<checkpoint>/weights`.
+        like: a pytree of ShapeDtypeStruct with shardings. Each device reads its own slices; the shards on disk may
+            have been cut for another mesh.
+
+    Raises:
+        UserError: an array is missing, is one too many, is of another shape, or cannot be read.
+    """
+    folder = folder.absolute()
+    wanted = _shapes(like)
+    with ocp.StandardCheckpointer() as reader:
+        try:
+            metadata = reader.metadata(folder).item_metadata
+            saved = {} if metadata is None else _shapes(metadata.tree)
+            unlike = [name for name in sorted(wanted.keys() | saved.keys()) if wanted.get(name) != saved.get(name)]
+            if not unlike:
+                return reader.restore(folder, like)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(
+                f"cannot read the arrays in {folder} ({reason}): the checkpoint is damaged, remove it"
+            ) from error
+    raise UserError(
+        f"{len(unlike)} of the arrays in {folder} do not fit the model: {unlike[0]} is {_shape(saved.get(unlike[0]))} "
+        f"in the folder and {_shape(wanted.get(unlike[0]))} in the model; use the configuration they were trained with"
+    )
+
+
+def load_model(directory: Path, mesh: Mesh) -> SavedModel:
+    """The newest whole checkpoint of a run folder (or the one checkpoint `directory`), its weights spread over `mesh`.
+
+    The optimizer's state is not read.
+
+    Raises:
+        UserError: there is no such folder, no weights in it, or weights of another shape than its `model.json` says.
+    """
+    checkpoint = newest_checkpoint(directory)
+    description = read_description(checkpoint)
+    weights = restore(checkpoint / "weights", abstract(description.config, mesh))
+    return SavedModel(checkpoint, description, read_tokenizer(checkpoint), weights, mesh)
