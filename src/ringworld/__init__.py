@@ -1,5 +1,7 @@
 """World-model training for million-token sequences.
 
+From Python, after `ringworld demo`:
+
     import ringworld
 
     model = ringworld.load("runs-out/demo")

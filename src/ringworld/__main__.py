@@ -1,0 +1,7 @@
+"""`python -m ringworld`."""
+
+import sys
+
+from ringworld.cli import main
+
+sys.exit(main())

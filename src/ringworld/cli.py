@@ -1,0 +1,380 @@
+"""The command line. It maps words to calls; what the calls do is elsewhere. Only this file reads argv."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
+from tyro.constructors import PrimitiveConstructorSpec
+
+from ringworld import __version__
+from ringworld.errors import UserError
+
+# What needs JAX is imported inside the commands: `ringworld --help` answers at once, and `--devices` comes first.
+if TYPE_CHECKING:
+    from ringworld.generation.model import Model
+    from ringworld.mesh import MeshShape
+
+DESCRIPTION = """Train a model on ever longer contexts, ask it for needles in a haystack, let it write.
+
+examples:
+  ringworld demo                                    # all of it, small, with a report to look at
+  ringworld train debug --out runs-out/debug        # seconds, no network: does it run here?
+  ringworld train nano-text --out runs-out/nano     # the demo's model; stop it, start it again, it goes on
+  ringworld train debug --devices 8 --mesh sequence=8 --out runs-out/ring
+  ringworld evaluate needle --model runs-out/nano --lengths 512,1024 --out runs-out/needle
+  ringworld generate text --model runs-out/nano --prompt "The sea was" --max-tokens 32
+
+ringworld COMMAND --help says what a command takes; ringworld --version says which one this is."""
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"must be a whole number, 0 or more; got {text!r}")
+    return int(text)
+
+
+def _wholes(text: str) -> tuple[int, ...]:
+    return tuple(map(_whole, text.split(",")))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"must be a number; got {text!r}") from None
+
+
+def _words(
+    metavar: str, read: Callable[[str], Any], write: Callable[[Any], str] = str
+) -> PrimitiveConstructorSpec[Any]:
+    """How tyro reads and shows one kind of value. Its own reading of `int | None` speaks of Python classes."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [write(value)],
+    )
+
+
+Count = Annotated[int, _words("N", _whole)]
+Counts = Annotated[tuple[int, ...], _words("N,N,...", _wholes, lambda values: ",".join(map(str, values)))]
+Number = Annotated[float, _words("X", _number)]
+MaybeCount = Annotated[int | None, _words("N", _whole)]
+MaybeMesh = Annotated[str | None, _words("AXIS=N,...", str)]
+MaybePath = Annotated[Path | None, _words("PATH", Path)]
+Text = Annotated[str, _words("TEXT", str)]
+Names = Annotated[tuple[str, ...], _words("NAME,...", lambda text: tuple(text.split(",")), ",".join)]
+Folder = Annotated[Path, _words("DIR", Path)]
+
+
+def _default(meaning: str) -> Any:
+    """Says in the help what leaving a flag out means."""
+    return arg(help_behavior_hint=f"(default: {meaning})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Devices:
+    """Where to compute.
+
+    Attributes:
+        mesh: devices along each axis, such as data=2,sequence=4. Axes: data, fsdp, tensor, sequence. One number may be
+            -1, all devices that the others leave.
+        devices: make so many virtual devices of the CPU.
+    """
+
+    mesh: Annotated[MaybeMesh, _default("the recipe's, or one device")] = None
+    devices: Annotated[MaybeCount, _default("what JAX finds")] = None
+
+    def shape(self) -> "MeshShape | None":
+        """The mesh that was asked for. Makes the devices, so it comes before anything that asks JAX for its own."""
+        from ringworld.mesh import MeshShape, use_cpu_devices
+
+        if self.devices is not None:
+            use_cpu_devices(self.devices)
+        return None if self.mesh is None else MeshShape.parse(self.mesh)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a recipe, stage after stage, or go on where the folder stands.
+
+    Recipes: debug (seconds, no network), nano-text (the demo's), nano-text-long (on to 64K tokens), and LWM's at 7B,
+    for pods: text-32k, text-128k, text-256k, text-512k, text-1m.
+
+    Attributes:
+        recipe: one of these.
+        out: the run's folder: checkpoints, metrics, tokenizer.
+        steps: stop after so many in all.
+        seed: of the first weights and of the data.
+        data: train on this folder of .txt files, or this .jsonl file, in place of the recipe's data.
+    """
+
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
+    out: Folder
+    steps: Annotated[MaybeCount, _default("all stages, to their ends")] = None
+    seed: Count = 0
+    data: Annotated[MaybePath, _default("the recipe's own")] = None
+    compute: Devices = field(default_factory=Devices)
+
+    def __call__(self) -> None:
+        mesh = self.compute.shape()
+        from ringworld import recipes
+        from ringworld.training.loop import train
+
+        train(recipes.build(self.recipe, seed=self.seed, data=self.data), self.out, mesh=mesh, steps=self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfModel:
+    """What every command takes that asks a trained model.
+
+    Attributes:
+        model: what `ringworld train --out` wrote.
+    """
+
+    model: Folder
+    compute: Devices = field(default_factory=Devices)
+
+    def load(self) -> "Model":
+        import ringworld
+
+        return ringworld.load(self.model, self.compute.shape())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needle(OfModel):
+    """Hide a number in held-out prose and ask for it: context lengths x depths x rounds.
+
+    Writes needle.json and needle.png, the heat-map. Started again it goes on, or extends the grid.
+
+    Attributes:
+        out: the folder for the results.
+        lengths: of the context, in tokens.
+        depths: places of the needle, evenly from the beginning to the end.
+        rounds: questions at each length and depth.
+        haystack: prose: essays, sotu, moby-dick, tiny (no network), or text files.
+        seed: of cities, numbers and prose.
+    """
+
+    out: Folder
+    lengths: Counts
+    depths: Count = 5
+    rounds: Count = 2
+    haystack: Names = ("essays", "sotu", "moby-dick")
+    seed: Count = 0
+
+    def __call__(self) -> None:
+        self.run("needle", needles=1, asked=1)
+
+    def run(self, kind: Literal["needle", "multi-needle"], *, needles: int, asked: int) -> None:
+        from ringworld.evaluation.needle import evaluate_needle
+        from ringworld.evaluation.prose import HeldOutProse
+
+        model = self.load()
+        result = evaluate_needle(
+            model,
+            HeldOutProse(model.tokenizer, self.haystack),
+            lengths=self.lengths,
+            depths=self.depths,
+            rounds=self.rounds,
+            out=self.out,
+            kind=kind,
+            needles=needles,
+            asked=asked,
+            seed=self.seed,
+        )
+        print(f"{result.accuracy:.1%} of {len(result.answers)} answered; see {self.out / kind}.json and .png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiNeedle(Needle):
+    """Hide several numbers and ask for some of them; one mark for each.
+
+    Writes multi-needle.json and multi-needle.png. The depth is that of the first number asked for.
+
+    Attributes:
+        needles: numbers hidden.
+        asked: how many of them one question asks for.
+    """
+
+    needles: Count = 4
+    asked: Count = 2
+
+    def __call__(self) -> None:
+        self.run("multi-needle", needles=self.needles, asked=self.asked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity(OfModel):
+    """How well the model predicts held-out text, by the position in its window.
+
+    Writes perplexity.json and perplexity.png.
+
+    Attributes:
+        out: the folder for the results.
+        length: of a window, in tokens.
+        data: essays, sotu, moby-dick, tiny (no network), or a text file.
+        rows: windows, spread evenly over the text.
+    """
+
+    out: Folder
+    length: Annotated[MaybeCount, _default("the longest that the model was trained on")] = None
+    data: Text = "essays"
+    rows: Count = 16
+
+    def __call__(self) -> None:
+        from ringworld.evaluation.perplexity import evaluate_perplexity
+
+        model = self.load()
+        length = model.context_length if self.length is None else self.length
+        result = evaluate_perplexity(model, self.data, length=length, out=self.out, rows=self.rows)
+        print(f"perplexity {result.perplexity:.4g}; see {self.out / 'perplexity'}.json and .png")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a trained model: needles in a haystack, perplexity."""
+
+    what: (
+        Annotated[Needle, subcommand("needle")]
+        | Annotated[MultiNeedle, subcommand("multi-needle")]
+        | Annotated[Perplexity, subcommand("perplexity")]
+    )
+
+    def __call__(self) -> None:
+        self.what()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(OfModel):
+    """Let a trained model go on from a prompt; the text appears as it is written.
+
+    Attributes:
+        what: what to write.
+        prompt: what the text goes on from.
+        max_tokens: at most so many.
+        temperature: 0 takes the likeliest token each time; 1 draws as the model says.
+        top_k: draw among so many of the likeliest; 0 among all.
+        top_p: draw among the likeliest that have this probability together.
+        seed: of the draws.
+    """
+
+    what: Positional[Literal["text"]]
+    prompt: Text
+    max_tokens: Count = 128
+    temperature: Number = 0.0
+    top_k: Count = 0
+    top_p: Number = 1.0
+    seed: Count = 0
+
+    def __call__(self) -> None:
+        pieces = self.load().stream(
+            self.prompt,
+            self.max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seed=self.seed,
+        )
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Train a small model from 64 tokens to 8K, ask it for needles in held-out prose, write a report.
+
+    Some ten minutes on two cores. Stopped and started again, it goes on.
+
+    Attributes:
+        out: the folder for the run, the results and report.html.
+        seed: of the first weights and of the data.
+    """
+
+    out: Folder = Path("runs-out/demo")
+    seed: Count = 0
+
+    def __call__(self) -> None:
+        from ringworld.demo import demo
+
+        print(f"report: {demo(self.out, seed=self.seed)}")
+
+
+Command = (
+    Annotated[Demo, subcommand("demo")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Generate, subcommand("generate")]
+)
+
+
+def parse(words: Sequence[str]) -> Callable[[], None]:
+    """The command that `words` ask for. Prints help and exits with status 0 where they ask for help.
+
+    Raises:
+        UserError: they are not a command.
+    """
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(
+                Command,  # pyright: ignore[reportArgumentType]
+                prog="ringworld",
+                description=DESCRIPTION,
+                args=list(words),
+                config=(OmitArgPrefixes, OmitSubcommandPrefixes),
+            )
+    except SystemExit as stop:
+        if stop.code:
+            raise UserError(sentence(box.getvalue())) from None
+        raise
+
+
+def sentence(box: str) -> str:
+    """What is wrong with a command line, in one line.
+
+    tyro draws it as a box, coloured on a terminal, with edges of one character (spaces where there is no Unicode): a
+    title in the upper edge, then between rules what is wrong, hints, and where to read on.
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    title, *rows = [line[1:-1].rstrip() for line in plain.splitlines()]
+    title = title.strip("─- ")
+    blocks: list[list[str]] = [[]]
+    for row in rows:
+        if not row.strip("─- "):
+            blocks.append([])
+        elif not row.startswith(" " * 9):  # so deep stands the help of an option, which --help shows too
+            blocks[-1].append(row.strip())
+    wrong, *others = [" ".join(block) for block in blocks if block]
+    hints = [block for block in others if block.startswith(("Perhaps", "Available"))]
+    line = "; ".join([wrong, *hints, "see ringworld --help"])
+    return line if wrong.startswith((title, "Missing", "Error")) else f"{title}: {line}"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs one command line (`sys.argv` by default); returns the exit status.
+
+    0: done. 2: a mistake that the user can mend, in one line on standard error. 130: interrupted from the keyboard.
+    """
+    words = sys.argv[1:] if words is None else words
+    if list(words) == ["--version"]:
+        print(f"ringworld {__version__}")
+        return 0
+    try:
+        parse(words or ["--help"])()
+    except UserError as error:
+        print(f"ringworld: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ringworld: interrupted", file=sys.stderr)
+        return 130
+    return 0

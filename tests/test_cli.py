@@ -1,0 +1,185 @@
+"""The command line: what it says, and with which status it ends. What the commands do is tested where it is done."""
+
+import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ringworld
+from ringworld import cli
+from ringworld.errors import UserError
+
+MISSING = "ringworld: Missing from ringworld train: RECIPE; see ringworld --help\n"
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command line in a process of its own: JAX's devices cannot be made twice in one."""
+    return subprocess.run(
+        [sys.executable, "-m", "ringworld", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "COLUMNS": "100", **environment},
+    )
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ringworld {ringworld.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_help_lists_the_commands_with_examples(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert not stop.value.code
+    shown = capsys.readouterr().out
+    for command in ("demo", "train", "evaluate", "generate"):
+        assert re.search(rf"• {command} ", shown)
+        assert f"  ringworld {command}" in shown
+
+
+def test_every_example_of_the_help_is_a_command_line() -> None:
+    examples = [
+        line.partition("#")[0].strip() for line in cli.DESCRIPTION.splitlines() if line.startswith("  ringworld")
+    ]
+    assert len(examples) >= 5
+    for example in examples:
+        assert callable(cli.parse(shlex.split(example)[1:]))
+
+
+def test_help_does_not_wait_for_jax() -> None:
+    code = "import sys, ringworld.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_the_words_of_the_train_command() -> None:
+    words = "train debug --steps 3 --mesh data=1,sequence=8 --devices 8 --out somewhere --seed 4 --data prose"
+    assert cli.parse(words.split()) == cli.Train(
+        recipe="debug",
+        steps=3,
+        out=Path("somewhere"),
+        seed=4,
+        data=Path("prose"),
+        compute=cli.Devices(mesh="data=1,sequence=8", devices=8),
+    )
+
+
+def test_the_words_of_the_evaluate_command() -> None:
+    grid = "--model m --lengths 512,1024 --depths 5 --rounds 2 --out o"
+    asked: dict[str, Any] = {"model": Path("m"), "lengths": (512, 1024), "depths": 5, "rounds": 2, "out": Path("o")}
+    needle, multi, perplexity = (
+        cli.parse(words.split())
+        for words in (
+            f"evaluate needle {grid}",
+            f"evaluate multi-needle {grid}",
+            "evaluate perplexity --model m --out o --length 64",
+        )
+    )
+    assert needle == cli.Evaluate(cli.Needle(**asked))
+    assert multi == cli.Evaluate(cli.MultiNeedle(**asked, needles=4, asked=2))
+    assert perplexity == cli.Evaluate(cli.Perplexity(model=Path("m"), out=Path("o"), length=64))
+
+
+def test_the_words_of_the_generate_command() -> None:
+    words = ["generate", "text", "--model", "m", "--prompt", "The sea was", "--max-tokens", "32", "--temperature", "0"]
+    assert cli.parse(words) == cli.Generate(
+        what="text", model=Path("m"), prompt="The sea was", max_tokens=32, temperature=0.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("trian", "Unrecognized options: trian; Available subcommands: demo, train, evaluate, generate"),
+        ("train debug", "Missing from ringworld train: --out DIR"),
+        ("train debug --out o --stepz 3", "Unrecognized options: --stepz, 3; Perhaps you meant: --steps N"),
+        ("train debug --out o --steps x", "Error parsing --steps: must be a whole number, 0 or more; got 'x'"),
+        ("train debug --out o --steps -1", "Error parsing --steps: must be a whole number, 0 or more; got '-1'"),
+        ("train debug --out o more", "Unrecognized options: more"),
+        ("evaluate", "Missing subcommand: Expected one of {needle, multi-needle, perplexity}."),
+        ("evaluate needle --model m --out o --lengths 1,x", "must be a whole number, 0 or more; got 'x'"),
+        (
+            "generate text --model m --prompt p --temperature hot",
+            "Error parsing --temperature: must be a number; got 'hot'",
+        ),
+    ],
+)
+def test_a_bad_command_line_is_one_line_and_status_2(
+    words: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert cli.main(words.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("ringworld: ")
+    assert said in shown.err
+    assert shown.err.endswith("; see ringworld --help\n")
+    assert shown.err.count("\n") == 1
+    assert not set(shown.err) & set("╭╮╰╯│─|+")
+    assert "---" not in shown.err
+
+
+def test_a_mistake_of_the_user_is_its_sentence_and_status_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command() -> None:
+        raise UserError("no such thing: use another")
+
+    monkeypatch.setattr(cli, "parse", lambda words: command)
+    assert cli.main(["demo"]) == 2
+    assert capsys.readouterr().err == "ringworld: no such thing: use another\n"
+
+
+def test_an_interruption_is_status_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "parse", lambda words: command)
+    assert cli.main(["demo"]) == 130
+    assert capsys.readouterr().err == "ringworld: interrupted\n"
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> None:
+        raise TypeError("ours")
+
+    monkeypatch.setattr(cli, "parse", lambda words: command)
+    with pytest.raises(TypeError, match="ours"):
+        cli.main(["demo"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_mistake_in_a_process_of_its_own(encoding: str) -> None:
+    done = run("train", "--out", "o", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == MISSING
+
+
+def test_a_mistake_on_a_terminal_is_the_same_line() -> None:
+    reader, terminal = pty.openpty()
+    process = subprocess.run(
+        [sys.executable, "-m", "ringworld", "train", "--out", "o"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "COLUMNS": "100", "TERM": "xterm-256color"},
+    )
+    os.close(terminal)
+    assert process.returncode == 2
+    assert os.read(reader, 4096).decode().replace("\r\n", "\n") == MISSING
+    os.close(reader)
+
+
+def test_a_missing_model_folder_in_a_process_of_its_own(tmp_path: Path) -> None:
+    done = run("generate", "text", "--model", str(tmp_path / "nowhere"), "--prompt", "a")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"ringworld: there is no model folder {tmp_path / 'nowhere'}")
+    assert done.stderr.count("\n") == 1
