@@ -1,0 +1,232 @@
+"""`Model`: weights, tokenizer and mesh in one hand. What `ringworld.load(folder)` gives."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, UInt32
+
+from ringworld.errors import UserError
+from ringworld.generation import decode
+from ringworld.generation.sampling import Sampler
+from ringworld.mesh import axis_size, named_sharding
+from ringworld.model.cache import prompt_multiple
+from ringworld.model.config import ModelConfig
+from ringworld.model.transformer import Weights
+from ringworld.tokens.text import TextTokenizer
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model, ready to be asked.
+
+    Attributes:
+        weights: on the devices of `mesh`.
+        config: the model's shape.
+        tokenizer: text <-> ids, with the vocabulary.
+        frequencies: of the rotary embedding, as the last stage had them (`rope_frequencies(theta, head_dim)`).
+        mesh: the devices.
+        context_length: tokens of the longest rows that it was trained on. Longer prompts work; how well is for
+        evaluation
+            to say.
+    """
+
+    weights: Weights
+    config: ModelConfig
+    tokenizer: TextTokenizer
+    frequencies: UInt32[Array | np.ndarray, "2 half"]
+    mesh: Mesh
+    context_length: int
+
+    def generate(
+        self,
+        prompt: str,
+        max_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> str:
+        """The text that follows `prompt`: at most `max_tokens` tokens, to the end-of-sequence token.
+
+        Temperature 0 is greedy. The same settings and seed give the same text, `stream`'s too.
+
+        Raises:
+            UserError: an empty prompt, no room for an answer, or a sampling setting outside its range.
+        """
+        ids = self.encode(prompt)
+        self._note_length(len(ids) + max_tokens)
+        (answer,) = self.generate_batch([ids], max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        pieces = self.tokenizer.stream()
+        return "".join(pieces.push(int(token)) for token in answer)
+
+    def stream(
+        self,
+        prompt: str,
+        max_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """The text of `generate` in pieces, as it comes; no piece ends inside a UTF-8 character.
+
+        Raises:
+            UserError: as `generate`, and at once, not when the first piece is asked for.
+        """
+        ids = self.encode(prompt)
+        sampler, stop = self._sampler(temperature, top_k, top_p, seed)
+        state = self._start([ids], max_tokens, sampler, stop)
+        self._note_length(len(ids) + max_tokens)
+        return self._pieces(state, max_tokens, sampler, stop)
+
+    def generate_batch(
+        self,
+        prompts: Sequence[np.ndarray],
+        max_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[np.ndarray]:
+        """The ids that follow each prompt, int32 [at most max_tokens], without the end-of-sequence token.
+
+        Prompts are rows of ids of any lengths, padded to the longest: rows of about one length waste nothing. bos is
+        put first where it is not there. Every row of a batch draws its own random numbers.
+
+        Raises:
+            UserError: as `generate`.
+        """
+        sampler, stop = self._sampler(temperature, top_k, top_p, seed)
+        state = self._start(prompts, max_tokens, sampler, stop)
+        room = decode.bucket(max_tokens, least=_LEAST_ROOM)
+        answers, _ = decode.finish(
+            self.weights,
+            state,
+            jnp.int32(max_tokens),
+            sampler,
+            stop,
+            self.frequencies,
+            room=room,
+            config=self.config,
+            mesh=self.mesh,
+        )
+        eos = self.tokenizer.vocabulary.eos
+        rows = np.asarray(answers)[: len(prompts), :max_tokens]
+        return [row[: int(np.argmax(row == eos))] if (row == eos).any() else row for row in rows]
+
+    def encode(self, prompt: str) -> np.ndarray:
+        """bos and the prompt's ids, int32. Raises UserError when the prompt is empty."""
+        if not prompt:
+            raise UserError("the prompt is empty: give the model some text to go on from")
+        return np.array([self.tokenizer.vocabulary.bos, *self.tokenizer.encode(prompt)], np.int32)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that tell this model's weights, frequencies and tokenizer from others', from 64 values of each
+        array.
+        """
+        digest = hashlib.sha256(self.tokenizer.to_json().encode())
+        digest.update(np.asarray(self.frequencies).tobytes())
+        for leaf, sample in zip(jax.tree.leaves(self.weights), _samples(self.weights), strict=True):
+            digest.update(repr((leaf.shape, str(leaf.dtype))).encode())
+            digest.update(np.asarray(sample).tobytes())
+        return digest.hexdigest()[:16]
+
+    def _pieces(self, state: decode.Decoding, max_tokens: int, sampler: Sampler, stop: Array) -> Iterator[str]:
+        decoder = self.tokenizer.stream()
+        for made in range(1, max_tokens + 1):
+            token = int(state.token[0])
+            if token == self.tokenizer.vocabulary.eos:
+                return
+            if made < max_tokens:  # the device makes the next token while the reader has this one
+                state = decode.step(
+                    self.weights, state, sampler, stop, self.frequencies, config=self.config, mesh=self.mesh
+                )
+            if piece := decoder.push(token):
+                yield piece
+
+    def _sampler(self, temperature: float, top_k: int, top_p: float, seed: int) -> tuple[Sampler, Array]:
+        """The sampler over text, and the token that ends an answer."""
+        vocabulary = self.tokenizer.vocabulary
+        allowed = np.arange(self.config.vocabulary_size) < vocabulary.text_size
+        allowed[[vocabulary.bos, vocabulary.pad]] = False
+        sampler = Sampler.build(allowed, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        return sampler, jnp.int32(vocabulary.eos)
+
+    def _start(self, prompts: Sequence[np.ndarray], max_tokens: int, sampler: Sampler, stop: Array) -> decode.Decoding:
+        """Pads the prompts to a batch of one of few shapes, and reads them."""
+        vocabulary = self.tokenizer.vocabulary
+        if max_tokens < 1:
+            raise UserError(
+                f"{max_tokens} tokens were asked for, which leaves no room for an answer: ask for 1 or more"
+            )
+        if not len(prompts) or not all(len(prompt) for prompt in prompts):
+            raise UserError("a prompt is empty: give the model some text to go on from")
+        rows = [p if p[0] == vocabulary.bos else np.concatenate([[vocabulary.bos], p]) for p in prompts]
+        multiple = prompt_multiple(self.mesh)
+        width = decode.bucket(max(map(len, rows)), multiple=multiple)
+        capacity = decode.bucket(width + decode.bucket(max_tokens, least=_LEAST_ROOM), multiple=multiple)
+        height = decode.bucket(len(rows), least=1, multiple=axis_size(self.mesh, "batch"))
+        self._require_room(height, capacity, max(map(len, rows)), max_tokens)
+        tokens = np.full((height, width), vocabulary.pad, np.int32)
+        for row, ids in zip(tokens, rows, strict=False):
+            row[: len(ids)] = ids
+        lengths = np.array([*map(len, rows)] + [0] * (height - len(rows)), np.int32)
+        sharding = named_sharding(self.mesh, ("batch",))
+        return decode.start(
+            self.weights,
+            jax.device_put(tokens, sharding),
+            jax.device_put(lengths, sharding),
+            sampler,
+            stop,
+            self.frequencies,
+            capacity=capacity,
+            config=self.config,
+            mesh=self.mesh,
+        )
+
+    def _require_room(self, rows: int, capacity: int, longest: int, max_tokens: int) -> None:
+        """Raises UserError where the cache alone is larger than the memory: better said than killed for."""
+        values = 2 * self.config.layers * rows * capacity * self.config.kv_heads * self.config.head_dim
+        wanted = values * np.dtype(np.float32).itemsize
+        device = self.mesh.devices.flat[0]
+        if device.platform == "cpu":
+            there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        else:
+            there = (device.memory_stats() or {}).get("bytes_limit", wanted) * self.mesh.size
+        if wanted > there:
+            raise UserError(
+                f"{rows} rows of {longest} tokens and {max_tokens} more need {wanted / 2**30:,.1f} GiB for keys and "
+                f"values, but there are {there / 2**30:,.1f} GiB: shorten the prompt, or ask for fewer tokens or rows"
+            )
+
+    def _note_length(self, length: int) -> None:
+        if length > self.context_length:
+            _log.warning(
+                "prompt and answer may come to %d tokens, beyond the %d that the model was trained on: expect less",
+                length,
+                self.context_length,
+            )
+
+
+@jax.jit
+def _samples(weights: Weights) -> list[Array]:
+    """64 values of each array, spread over it."""
+    leaves = jax.tree.leaves(weights)
+    return [w[np.unravel_index(np.linspace(0, w.size - 1, 64, dtype=np.int64), w.shape)] for w in leaves]
+
+
+# Room for an answer, in tokens, is made in these and quarter steps up, so that 8 and 12 tokens run one program.
+_LEAST_ROOM = 16
