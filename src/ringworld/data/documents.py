@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -59,6 +59,7 @@ class Document:
         return sum(len(span.ids) for span in self.spans)
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to documents, a pure function of the index."""
 
@@ -102,7 +103,7 @@ class TextFolder:
 def read_text_folder(path: str | os.PathLike[str], tokenizer: TextTokenizer) -> TextFolder:
     """Every *.txt below a folder, one document each, in the order of their paths.
 
-    Raises UserError when the folder is missing or holds no such file, or a file is empty or not UTF-8.
+    Raises UserError when the folder is missing or holds no such file, or a file is empty or not UTF-8 text.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -118,8 +119,8 @@ def read_text_folder(path: str | os.PathLike[str], tokenizer: TextTokenizer) -> 
                 f"{found} is not UTF-8 text: byte {error.object[error.start]:#04x} at offset {error.start}; convert it "
                 "or take it out"
             ) from error
-        if not text.strip():
-            raise UserError(f"{found} is empty; take it out")
+        if not text.strip() or "\0" in text:
+            raise UserError(f"{found} {'is not text: it has zero bytes' if text.strip() else 'is empty'}; take it out")
     return TextFolder(paths, tokenizer)
 
 

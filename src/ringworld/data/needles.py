@@ -26,8 +26,8 @@ QUESTION = "What is the special magic {city} number?"
 QUESTION_OF_MANY = "What is the special magic number for {city}?"
 QUESTIONS_OF_MANY = "What are the special magic numbers for {cities}?"
 PROMPT = (
-    "You are a helpful assistant. USER: {context} {question} Don't give information outside the document or repeat your "
-    "findings. Keep your response short and direct. ASSISTANT: "
+    "You are a helpful assistant. USER: {context} {question} Don't give information outside the document or repeat "
+    "your findings. Keep your response short and direct. ASSISTANT: "
 )
 PROMPT_OF_MANY = (
     "You are a helpful assistant. USER: {context} {question} Don't give information outside the document. ASSISTANT: "
@@ -114,7 +114,7 @@ class Wording:
 
 
 class Haystack:
-    """Prose as ids, and the fixed wording as ids, ready to be put together.
+    """Prose as ids (`ids`, int32 [tokens]), and the fixed wording as ids, ready to be put together.
 
     Raises UserError when there is no text, or the tokenizer does not take digits one by one: then numbers in a needle
     and in its answer might be other tokens.
@@ -127,7 +127,7 @@ class Haystack:
         ]
         if not ids:
             raise UserError("a haystack needs some text, and there is none")
-        self.ids: Int32[np.ndarray, "tokens"] = np.array(ids, np.int32)
+        self.ids = np.array(ids, np.int32)
         decoded = [tokenizer.decode([i]) for i in range(tokenizer.vocabulary.text_size)]
         self._ends_sentence = np.array([text.endswith(".") for text in decoded])
         self._begins_with_space = np.array([text.startswith(" ") for text in decoded])
@@ -212,7 +212,8 @@ def build_example(
     if room < len(words.space):
         raise UserError(
             f"a row of {length} tokens has no room for {needles} needles with {asked} asked for, in the template "
-            f"{template!r}: they alone take {length - room + len(words.space)} tokens; take longer rows or fewer needles"
+            f"{template!r}: they alone take {length - room + len(words.space)} tokens; take longer rows or fewer "
+            "needles"
         )
     prose = haystack.slice(room, rng)
     places = _places(haystack, prose, depths)

@@ -38,7 +38,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Framed:
-    """A document between bos and eos: `weights` are its tokens' weights as targets, 0 for the bos."""
+    """A document between bos and eos. `weights` are its tokens' weights as targets; a bos is never one."""
 
     tokens: Int32[np.ndarray, "tokens"]
     weights: Float32[np.ndarray, "tokens"]
@@ -53,18 +53,15 @@ Row = tuple[Integers, Integers, Integers, Integers, Float32[np.ndarray, "S"]]
 
 
 def frame(document: Document, vocabulary: Vocabulary) -> Framed:
-    """Adds bos and eos where they are missing. A bos is never a target; an added eos has the last token's weight."""
+    """Adds bos and eos where they are missing; an added eos has the last token's weight."""
     tokens, weights = document.tokens, document.weights
     has_bos = len(tokens) > 0 and tokens[0] == vocabulary.bos
     has_eos = len(tokens) > has_bos and tokens[-1] == vocabulary.eos
     if not (has_bos and has_eos):
-        last = weights[-1:] if len(weights) else np.zeros(1, np.float32)
-        bos, eos = [vocabulary.bos] * (not has_bos), [vocabulary.eos] * (not has_eos)
-        tokens = np.concatenate([bos, tokens, eos], dtype=np.int32)
-        weights = np.concatenate([[0.0] * len(bos), weights, last[: len(eos)]], dtype=np.float32)
-    if weights[0]:
-        weights = weights.copy()
-        weights[0] = 0.0
+        last = weights[-1] if len(weights) else np.float32(0)
+        missing = (int(not has_bos), int(not has_eos))
+        tokens, weights = np.pad(tokens, missing), np.pad(weights, missing)
+        tokens[0], tokens[-1], weights[-1] = vocabulary.bos, vocabulary.eos, last
     return Framed(tokens, weights)
 
 

@@ -103,8 +103,8 @@ class _Part:
         self._indices = [index for index in range(len(source)) if out[index] == (part == "heldout")]
         if not self._indices:
             raise UserError(
-                f"of the {len(source)} documents of {path} none is small enough to be held out; give it at least five, of "
-                "about the same size"
+                f"of the {len(source)} documents of {path} none is small enough to be held out; give it at least five, "
+                "of about the same size"
             )
 
     def __len__(self) -> int:

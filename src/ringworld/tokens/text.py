@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, SupportsIndex
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -48,7 +48,7 @@ class TextTokenizer:
         """`encode` of each text, on all cores."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """The text of the ids; bos, eos and pad are silent. Bytes that are no UTF-8 become U+FFFD."""
         return self._tokenizer.decode([int(i) for i in ids if i not in self._silent], skip_special_tokens=False)
 
@@ -100,7 +100,7 @@ class TextStream:
         self._said: list[int] = []
         self._held: list[int] = []
 
-    def push(self, token: int) -> str:
+    def push(self, token: SupportsIndex) -> str:
         """The text that became complete with this id: perhaps "", never half a character."""
         self._held.append(int(token))
         text = self._new_text()

@@ -1,0 +1,268 @@
+import re
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from ringworld.data.corpora import load_corpus, split
+from ringworld.data.documents import ENDLESS
+from ringworld.data.needles import (
+    CITIES,
+    NEEDLE,
+    PROMPT,
+    QUESTION,
+    TURN,
+    Form,
+    Haystack,
+    NeedleExample,
+    NeedleSource,
+    build_example,
+    phrases,
+)
+from ringworld.data.packing import frame, pack_row
+from ringworld.data.sources import TokenizerConfig
+from ringworld.errors import UserError
+from ringworld.tokens.text import TextTokenizer, train_tokenizer
+
+TEXTS = [text for _, text in split(load_corpus("tiny"), "train")]
+TOKENIZER = TokenizerConfig(512, ("tiny",)).build()
+HAYSTACK = Haystack(TOKENIZER, TEXTS)
+# Another tokenizer, for which the wording is nothing special.
+PLAIN = Haystack(TokenizerConfig(512, ("tiny",), wording=False).build(), TEXTS)
+
+
+def example(haystack: Haystack = HAYSTACK, seed: int = 0, length: int = 256, **changes: Any) -> NeedleExample:
+    return build_example(np.random.default_rng(seed), haystack, length=length, **changes)
+
+
+def read(haystack: Haystack, ids: np.ndarray) -> str:
+    return haystack.tokenizer.decode(ids)
+
+
+def hidden(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"\nThe special magic ([A-Z][A-Za-z ]*) number is: (\d{7})\n", text)
+
+
+def test_the_wording_is_lwms() -> None:
+    one = example(depths=[0.5])
+    (city,), (number,) = one.cities, one.answers
+    prompt = read(HAYSTACK, one.prompt)
+    pattern = (
+        r"You are a helpful assistant\. USER: (.*\.)\nThe special magic (.*) number is: (\d{7})\n(.*) What is the "
+        r"special magic (.*) number\? Don't give information outside the document or repeat your findings\. Keep your response "
+        r"short and direct\. ASSISTANT: "
+    )
+    match = re.fullmatch(pattern, prompt, re.DOTALL)
+    assert match is not None
+    assert (match[2], match[3], match[5]) == (city, number, city)
+    assert not match[1].startswith(" ")
+    context = prompt.split("USER: ")[1].split(" " + QUESTION.format(city=city))[0]
+    assert prompt == PROMPT.format(context=context, question=QUESTION.format(city=city))
+    assert read(HAYSTACK, one.document.tokens) == prompt + number
+
+
+def test_the_wording_of_many_is_lwms() -> None:
+    three = example(needles=4, asked=3, form="multi", length=300)
+    (a, b, c), (x, y, z) = three.cities, three.answers
+    text = read(HAYSTACK, three.document.tokens)
+    assert text.startswith("You are a helpful assistant. USER: ")
+    assert text.endswith(
+        f" What are the special magic numbers for {a}, {b}, and {c}? Don't give information outside the document. "
+        f"ASSISTANT: {a}: {x}, {b}: {y}, {c}: {z}"
+    )
+    two = example(needles=2, asked=2, form="multi")
+    assert f"numbers for {two.cities[0]}, and {two.cities[1]}? Don't" in read(HAYSTACK, two.prompt)
+    one = example(needles=2, asked=1, form="multi")
+    assert read(HAYSTACK, one.document.tokens).endswith(
+        f" What is the special magic number for {one.cities[0]}? Don't give information outside the document. "
+        f"ASSISTANT: {one.answers[0]}"
+    )
+
+
+def test_turns_ask_for_the_other_needles_after_the_first_answer() -> None:
+    two = example(needles=2, asked=2, form="turns")
+    text = read(HAYSTACK, two.document.tokens)
+    assert text.startswith(read(HAYSTACK, two.prompt) + two.answers[0])
+    assert text.endswith(two.answers[0] + TURN.format(question=QUESTION.format(city=two.cities[1])) + two.answers[1])
+
+
+def test_a_bare_template_for_short_rows() -> None:
+    bare = example(template="bare", length=40, haystack=HAYSTACK)
+    text = read(HAYSTACK, bare.document.tokens)
+    assert text.startswith("USER: ")
+    assert text.endswith(f" What is the special magic {bare.cities[0]} number? ASSISTANT: {bare.answers[0]}")
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_nothing_is_ever_lost(data: st.DataObject) -> None:
+    haystack = data.draw(st.sampled_from([HAYSTACK, PLAIN]))
+    form = data.draw(st.sampled_from(["single", "multi", "turns"]))
+    needles = data.draw(st.integers(1, 12))
+    asked = 1 if form == "single" else data.draw(st.integers(1, needles))
+    depths = data.draw(st.none() | st.lists(st.floats(0, 1), min_size=needles, max_size=needles))
+    length = data.draw(st.integers(1200, 1400) if haystack is PLAIN else st.integers(420, 900))
+    seed = data.draw(st.integers(0, 1 << 32))
+    one = example(haystack, seed, needles=needles, asked=asked, depths=depths, form=form, length=length)
+    vocabulary = haystack.tokenizer.vocabulary
+    tokens = one.document.tokens
+    assert len(tokens) == length
+    assert (tokens[0], tokens[-1]) == (vocabulary.bos, vocabulary.eos)
+    assert not {0, 1, 2} & set(tokens[1:-1].tolist())
+    assert tokens[: len(one.prompt)].tolist() == one.prompt.tolist()
+    prompt = read(haystack, one.prompt)
+    found = dict(hidden(prompt.replace("\n", "\n\n")))
+    assert len(found) == needles == len(one.depths)
+    assert [found[city] for city in one.cities] == list(one.answers)
+    assert len(set(one.cities)) == len(one.cities) == asked
+    assert prompt.endswith(" ASSISTANT: ")
+    question = prompt[prompt.rindex(" What ") :]
+    assert one.cities[0] in question
+    assert "number" in question
+
+
+def test_depths() -> None:
+    def place(depth: float) -> tuple[int, int, str, str]:
+        text = read(HAYSTACK, example(depths=[depth]).prompt)
+        context = text.split("USER: ", 1)[1].split(" What is the special magic")[0]
+        before, after = re.split(NEEDLE.format(city="[A-Za-z ]*", number=r"\d*"), context)
+        return len(before), len(after), before, after
+
+    assert place(0.0)[0] == 0
+    assert place(1.0)[1] == 0
+    for depth in (0.25, 0.5, 0.75, 0.99):
+        before, after, text, rest = place(depth)
+        assert text.endswith(".")
+        assert abs(before / (before + after) - depth) < 0.15
+        assert rest
+    places = [place(depth)[0] for depth in np.linspace(0, 1, 11).tolist()]
+    assert places == sorted(places)
+
+
+def test_depths_belong_to_the_needles_in_the_order_asked() -> None:
+    one = example(needles=3, asked=2, form="multi", depths=[1.0, 0.0, 0.5], length=400)
+    order = [city for city, _ in hidden(read(HAYSTACK, one.prompt))]
+    assert (order[0], order[2]) == (one.cities[1], one.cities[0])
+    assert one.depths == (1.0, 0.0, 0.5)
+
+
+def test_random_depths_reach_the_edges() -> None:
+    depths = np.array([example(seed=seed).depths[0] for seed in range(600)])
+    assert 0.06 < np.mean(depths == 0) < 0.14
+    assert 0.06 < np.mean(depths == 1) < 0.14
+    inside = depths[(depths > 0) & (depths < 1)]
+    assert np.histogram(inside, 4, (0, 1))[0].min() > 80
+
+
+@pytest.mark.parametrize(("form", "needles", "asked"), [("single", 1, 1), ("turns", 3, 3), ("multi", 3, 2)])
+def test_answers_weigh_one_and_all_else_the_prose_weight(form: Form, needles: int, asked: int) -> None:
+    one = example(form=form, needles=needles, asked=asked, length=300)
+    framed = frame(one.document, TOKENIZER.vocabulary)
+    assert framed.tokens.tolist() == one.document.tokens.tolist()
+    _, targets, _, _, weights = pack_row([(framed, 0)], 300, TOKENIZER.vocabulary, "token")
+    answers = weights == weights.max()
+    np.testing.assert_allclose(weights[answers].sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose(weights[~answers].sum(), 0.1, rtol=1e-5)
+    said = "".join(read(HAYSTACK, targets[answers]))
+    if form == "multi":
+        assert said == f"{one.cities[0]}: {one.answers[0]}, {one.cities[1]}: {one.answers[1]}"
+    else:
+        assert said == "".join(one.answers)
+    assert targets[answers][-1] == TOKENIZER.vocabulary.eos
+    assert answers[len(one.prompt) - 1]
+    assert not answers[: len(one.prompt) - 1].any()
+
+
+def test_cities_are_many_and_distinct() -> None:
+    assert len(set(CITIES)) == len(CITIES) >= 100
+    assert all(city.isascii() for city in CITIES)
+
+
+def test_the_wording_costs_few_tokens() -> None:
+    words = HAYSTACK.wording
+    assert [len(part) for part in words.prompts["lwm"]] == [1, 1]
+    assert {len(ids) for ids in words.needles} == {3}
+    assert {len(ids) for ids in words.questions} == {3}
+    assert {len(ids) for ids in words.turns} == {5}
+    # bos, head, space; needle and its digits and newline; question, tail, answer, eos.
+    assert len(example(length=26).document) == 26
+    assert len(set(phrases())) == len(phrases())
+
+
+@pytest.mark.parametrize("form", ["single", "turns", "multi"])
+def test_ids_put_together_are_the_ids_of_the_text(form: Form) -> None:
+    """A prompt that a person types gives the model what it was trained on."""
+    asked = 1 if form == "single" else 2
+    same = 0
+    for seed in range(60):
+        one = example(seed=seed, form=form, needles=3, asked=asked)
+        tokens = one.document.tokens[1:-1].tolist()
+        same += TOKENIZER.encode(TOKENIZER.decode(tokens)) == tokens
+    # The prose is cut to length at any token, perhaps within a word.
+    assert same > 45
+
+
+def test_a_source_is_a_pure_function_of_seed_and_index() -> None:
+    source, again = (NeedleSource(HAYSTACK, 200, needles=4, seed=3) for _ in range(2))
+    assert len(source) == ENDLESS
+    for index in (5, 0, 1 << 40, 5):
+        assert source[index].tokens.tolist() == again[index].tokens.tolist()
+        assert len(source[index]) == 200
+    assert source[0].tokens.tolist() != source[1].tokens.tolist()
+    assert source[0].tokens.tolist() != NeedleSource(HAYSTACK, 200, needles=4, seed=4)[0].tokens.tolist()
+    assert len(source.example(0).answers) == 4
+
+
+def test_prose_past_the_end_goes_on_from_the_beginning() -> None:
+    short = Haystack(TOKENIZER, ["One keeper. Two boats.", "Three lamps."])
+    ids = short.slice(4 * len(short.ids), np.random.default_rng(0))
+    text = read(short, ids)
+    assert len(ids) == 4 * len(short.ids)
+    assert "One keeper. Two boats.\nThree lamps.\nOne keeper. Two" in text
+
+
+def test_prose_begins_at_a_sentence() -> None:
+    rng = np.random.default_rng(0)
+    starts = {read(HAYSTACK, HAYSTACK.slice(30, rng)).lstrip().split(" ")[0] for _ in range(200)}
+    assert starts == {"The", "Nobody", "So"}
+
+
+def test_mistakes() -> None:
+    with pytest.raises(UserError, match=r"a row of 25 tokens has no room for 1 needles .*: they alone take 26 tokens"):
+        example(length=25)
+    with pytest.raises(UserError, match="a row of 100 tokens has no room for 40 needles"):
+        NeedleSource(HAYSTACK, 100, needles=40)
+    with pytest.raises(UserError, match=f"at most {len(CITIES)} needles"):
+        example(needles=len(CITIES) + 1, length=9000)
+    with pytest.raises(ValueError, match="asked must be 1 to 2 needles"):
+        example(needles=2, asked=3, form="multi")
+    with pytest.raises(ValueError, match="and 1 for the form 'single', got 2"):
+        example(needles=2, asked=2)
+    with pytest.raises(ValueError, match="depths must be 2 numbers"):
+        example(needles=2, depths=[0.5])
+    with pytest.raises(UserError, match="a haystack needs some text"):
+        Haystack(TOKENIZER, [" "])
+
+
+def test_a_tokenizer_that_joins_digits_is_refused() -> None:
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner.train_from_iterator(["0123456789"] * 9, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet))
+    with pytest.raises(UserError, match="needles need a tokenizer that makes one token of each digit"):
+        Haystack(TextTokenizer(inner, train_tokenizer(["a"], 300).vocabulary), ["Some text."])
+
+
+def test_rows_are_built_fast() -> None:
+    """The real figure is above 200,000 tokens/s at 64 tokens; this is checked with a margin for a busy machine."""
+    source = NeedleSource(HAYSTACK, 64)
+    start = time.perf_counter()
+    for index in range(300):
+        source[index]
+    assert 300 * 64 / (time.perf_counter() - start) > 20_000
