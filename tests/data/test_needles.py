@@ -51,15 +51,19 @@ def test_the_wording_is_lwms() -> None:
     one = example(depths=[0.5])
     (city,), (number,) = one.cities, one.answers
     prompt = read(HAYSTACK, one.prompt)
-    pattern = (
-        r"You are a helpful assistant\. USER: (.*\.)\nThe special magic (.*) number is: (\d{7})\n(.*) What is the "
-        r"special magic (.*) number\? Don't give information outside the document or repeat your findings\. Keep your response "
-        r"short and direct\. ASSISTANT: "
-    )
+    head, middle, tail = (re.escape(part) for part in re.split(r"\{context\}|\{question\}", PROMPT))
+    question = r"What is the special magic (.*) number\?"
+    needle = r"\nThe special magic (.*) number is: (\d{7})\n"
+    pattern = rf"{head}(.*\.){needle}(.*){middle}{question}{tail}"
     match = re.fullmatch(pattern, prompt, re.DOTALL)
     assert match is not None
     assert (match[2], match[3], match[5]) == (city, number, city)
     assert not match[1].startswith(" ")
+    assert prompt.startswith("You are a helpful assistant. USER: ")
+    assert prompt.endswith(
+        f" What is the special magic {city} number? Don't give information outside the document or repeat your "
+        "findings. Keep your response short and direct. ASSISTANT: "
+    )
     context = prompt.split("USER: ")[1].split(" " + QUESTION.format(city=city))[0]
     assert prompt == PROMPT.format(context=context, question=QUESTION.format(city=city))
     assert read(HAYSTACK, one.document.tokens) == prompt + number

@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringworld.data.documents import Document, Span
@@ -72,6 +72,7 @@ def nll(targets: np.ndarray, positions: np.ndarray, tokens: np.ndarray) -> np.nd
     return 1 + np.sin(targets * 1.3 + tokens * 0.7 + positions * 0.1)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.lists(st.tuples(st.lists(st.integers(3, 99), max_size=4), st.sampled_from([0.0, 0.5, 1.0])), max_size=3),

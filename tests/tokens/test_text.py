@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringworld.errors import UserError
@@ -21,11 +21,13 @@ HARD = [
 ]
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_unicode_round_trips(text: str) -> None:
     assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_stream_says_the_same_and_never_half_a_character(text: str) -> None:
     ids = TOKENIZER.encode(text)
