@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import jax
 import orbax.checkpoint as ocp
 
 from ringworld.errors import UserError
@@ -28,6 +29,7 @@ from ringworld.weights.checkpoint import CHECKPOINTS, MODEL, TOKENIZER, Descript
 
 RECIPE = "recipe.json"
 PROGRESS = "progress.json"
+SLACK = 2**20  # bytes of a checkpoint beside its arrays: tokenizer, indices, blocks of the file system that are not full
 OPTIMIZER = ("optimizer_state", "step", "gradient_norm")  # of TrainState: all but the weights, which are saved apart
 
 
@@ -90,7 +92,7 @@ def clear_when_full(run: Path) -> Iterator[None]:
         kept = (
             f"checkpoint {whole[-1].name} is whole, and the same command goes on from it"
             if whole
-            else "no checkpoint was saved before"
+            else "no checkpoint was saved before; the same command starts again"
         )
         raise UserError(f"the disk is full: could not write to {run}; {kept} once there is space") from error
 
@@ -170,9 +172,10 @@ class Checkpoints:
                 folder.rename(aside)
 
     def __enter__(self) -> Self:
-        # Its errors reach us as exceptions, which end in one sentence; it would also print their tracebacks.
-        self._level = logging.getLogger("absl").level
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        # What goes wrong reaches us as exceptions, which end in one sentence; orbax would print their tracebacks, too.
+        self._levels = {name: logging.getLogger(name).level for name in ("absl", "asyncio")}
+        for name in self._levels:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         return self
 
     def __exit__(
@@ -185,7 +188,8 @@ class Checkpoints:
             if error is None:
                 raise
         finally:
-            logging.getLogger("absl").setLevel(self._level)
+            for name, level in self._levels.items():
+                logging.getLogger(name).setLevel(level)
             self._clear_halves()
 
     def save(self, state: TrainState, progress: Progress, description: Description, tokenizer: TextTokenizer) -> None:
@@ -194,6 +198,12 @@ class Checkpoints:
         Raises:
             OSError, ValueError: the previous checkpoint, or this one, could not be written.
         """
+        self.wait()
+        # Asked beforehand: the writers of arrays take a full disk badly, with a page for each of them.
+        wanted = sum(array.nbytes for array in jax.tree.leaves(state)) + SLACK
+        free = shutil.disk_usage(self.run).free
+        if free < wanted:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {wanted} bytes to write and {free} free")
         rest = {name: getattr(state, name) for name in OPTIMIZER}
         self._manager.save(
             progress.step,

@@ -32,7 +32,7 @@ def _choose(what: str, given: str, allowed: object) -> None:
         raise UserError(f"{what} must be one of {', '.join(get_args(allowed))}; got {given!r}")
 
 
-def _at_least(what: str, given: float, least: float) -> None:
+def _at_least(what: str, given: float | int, least: int) -> None:
     if not (math.isfinite(given) and given >= least):
         raise UserError(f"{what} must be at least {least}; got {given}")
 
@@ -123,7 +123,7 @@ class Stage:
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         if self.schedule == "constant":
-            return self.learning_rate
+            return float(self.learning_rate)
         done = min(1.0, (step - self.warmup_steps) / max(1, self.steps - 1 - self.warmup_steps))
         return (
             self.final_learning_rate

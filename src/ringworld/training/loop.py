@@ -140,7 +140,7 @@ class _Run:
         metrics: MetricsFile,
         progress: Progress,
         mesh: MeshShape | None,
-        limit: float,
+        limit: float | int,
         evaluators: Sequence[Evaluator],
         log: Log,
     ) -> None:

@@ -106,7 +106,7 @@ class Pace:
         return sum(tokens for _, tokens in self._steps) / seconds if seconds > 0 else None
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """Seconds as a person says them: 42s, 3m05s, 2h14m, 3d04h."""
     whole = round(seconds)
     for limit, large, small, letters in ((3600, 60, 1, "ms"), (86400, 3600, 60, "hm"), (math.inf, 86400, 3600, "dh")):
@@ -115,7 +115,7 @@ def duration(seconds: float) -> str:
     return f"{whole}s"
 
 
-def count(number: float) -> str:
+def count(number: float | int) -> str:
     """A large number in three digits: 950, 25.1K, 1.05M."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if number >= size:

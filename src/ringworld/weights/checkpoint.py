@@ -13,6 +13,7 @@ cut short is never mistaken for a checkpoint. Nothing is pickled.
 """
 
 import json
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -150,15 +151,15 @@ def restore(folder: Path, like: Any) -> Any:
     Raises:
         UserError: an array is missing, is one too many, is of another shape, or cannot be read.
     """
-    folder = folder.absolute()
-    wanted = _shapes(like)
-    with ocp.StandardCheckpointer() as reader:
+    folder, wanted = folder.absolute(), _shapes(like)
+    with closing(ocp.StandardCheckpointHandler()) as handler:
         try:
-            metadata = reader.metadata(folder).item_metadata
-            saved = {} if metadata is None else _shapes(metadata.tree)
+            saved = _shapes(handler.metadata(folder).tree)
+            if not saved:
+                raise ValueError("no arrays in it")
             unlike = [name for name in sorted(wanted.keys() | saved.keys()) if wanted.get(name) != saved.get(name)]
             if not unlike:
-                return reader.restore(folder, like)
+                return handler.restore(folder, args=ocp.args.StandardRestore(like))
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UserError(
