@@ -160,3 +160,13 @@ def test_folders_without_text(tmp_path: Path) -> None:
         read_text_folder(tmp_path / "missing", TOKENIZER)
     with pytest.raises(UserError, match=r"holds no \*.txt file"):
         read_text_folder(tmp_path, TOKENIZER)
+
+
+def test_the_lines_shown_in_the_documentation_are_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    path = tmp_path / "a.jsonl"
+    path.write_text(page.split("```json\n")[1].split("```")[0], encoding="utf-8")
+    documents = read_jsonl(path, TOKENIZER)
+    assert (len(documents), documents.skipped) == (4, ())
+    assert [span.weight for span in documents[1].spans] == [0.0, 1.0]
+    assert documents[3].tokens.tolist() == [17, 4, 203]
