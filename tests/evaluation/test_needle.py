@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
+
 from generation.models import random_model, tokenizer
 from ringworld.data.needles import CITIES
 from ringworld.errors import UserError
@@ -23,11 +25,10 @@ from ringworld.evaluation.needle import (
 )
 from ringworld.evaluation.prose import HeldOutProse
 from ringworld.generation.model import Model
-from rich.console import Console
 
 
 class Oracle(Model):
-    """Reads the prompt as a person would: the cities in the question, then their numbers. Lost beyond `memory` tokens."""
+    """Reads the prompt as a person would: the cities of the question, then their numbers. Lost beyond `memory`."""
 
     memory = 10**9
 
@@ -94,8 +95,11 @@ def test_every_case_is_recorded(tmp_path: Path) -> None:
         # The context's length counts the answer: seven digits and eos.
         assert case["tokens"] == case["length"] - 8
     assert content["summary"] == {
-        "cases": 12, "accuracy": 1.0, "by_length": {"256": 1.0, "512": 1.0}, "by_depth": {"0.0": 1.0, "0.5": 1.0, "1.0": 1.0}
-    }  # fmt: skip
+        "cases": 12,
+        "accuracy": 1.0,
+        "by_length": {"256": 1.0, "512": 1.0},
+        "by_depth": {"0.0": 1.0, "0.5": 1.0, "1.0": 1.0},
+    }
     assert content["settings"]["seed"] == 0
     assert (tmp_path / "needle.png").read_bytes().startswith(b"\x89PNG")
     assert NeedleResult.read(tmp_path / "needle.json") == result
@@ -190,7 +194,9 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_batches_are_bound_by_tokens_and_of_one_size() -> None:
     cases = case_grid([256, 512], depth_grid(5), 2)
-    answered = [answer for batch in answer_cases(oracle(), prose(), Task(), cases, batch_tokens=2048) for answer in batch]
+    answered = [
+        answer for batch in answer_cases(oracle(), prose(), Task(), cases, batch_tokens=2048) for answer in batch
+    ]
     assert [answer.case for answer in answered] == cases
     assert [len(batch) for batch in batches] == [5, 5, 4, 4, 2]  # at most 8 of 256, at most 4 of 512
     batches.clear()
@@ -201,7 +207,9 @@ def test_batches_are_bound_by_tokens_and_of_one_size() -> None:
 def test_a_prompt_does_not_depend_on_the_grid_around_it() -> None:
     case = Case(512, 0.5, 1)
     ((alone,),) = answer_cases(oracle(), prose(), Task(), [case])
-    among = [a for batch in answer_cases(oracle(), prose(), Task(), case_grid([256, 512], (0.0, 0.5), 2)) for a in batch]
+    among = [
+        a for batch in answer_cases(oracle(), prose(), Task(), case_grid([256, 512], (0.0, 0.5), 2)) for a in batch
+    ]
     assert alone in among
 
 

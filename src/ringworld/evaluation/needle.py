@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -330,6 +330,7 @@ def _progress(console: Console | None) -> Progress:
     )
 
 
+@runtime_checkable
 class _Stage(Protocol):
     """What a check needs to know of a stage of training."""
 
