@@ -74,6 +74,8 @@ BAD = [
     ({"text": "a", "trained": "yes"}, "\"trained\" must be true, false or a number from 0 up, got 'yes'"),
     ({"text": "a", "trained": -1}, "got -1"),
     ('{"text": "a", "trained": NaN}', "got nan"),
+    ('{"text": "a", "trained": 1e999}', "got inf"),
+    ('{"text": "a", "trained": 1%s}' % ("0" * 400), "from 0 up, got 1000"),
     ({"spans": [{"ids": [1, 2.5]}]}, '"ids" must be a list of integers'),
     ({"spans": [{"ids": [280]}]}, '"ids" of text must be 0 to 279, got 280'),
     ({"spans": [{"modality": "vision", "ids": [1]}]}, "\"modality\" must be one of text, got 'vision'"),

@@ -254,3 +254,9 @@ def test_local_rows_of_the_only_process_are_all() -> None:
     assert local_rows(mesh, 16) == range(16)
     with pytest.raises(UserError, match=r"12 rows cannot be shared out over 8 devices \(data 2 x fsdp 4\)"):
         local_rows(mesh, 12)
+
+
+def test_a_process_that_holds_no_part_of_the_batch_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with pytest.raises(ValueError, match=r"must hold neighbouring parts of the batch, this one holds \[\] of 2"):
+        local_rows(build_mesh(MeshShape(data=2, sequence=4)), 4)

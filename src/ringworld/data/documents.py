@@ -24,6 +24,7 @@ ENDLESS = 1 << 48
 
 _MODALITIES = ("text", "vision")
 _SHOWN = 3
+_MAX_WEIGHT = float(np.finfo(np.float32).max)
 
 _log = logging.getLogger(__name__)
 
@@ -197,7 +198,7 @@ def _parse(line: bytes, vocabulary: Vocabulary) -> list[tuple[dict[str, Any], fl
     """The line's spans, checked, each with its weight; not tokenised yet."""
     try:
         value = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise _Malformed(f"not JSON ({error})") from error
     if not isinstance(value, dict):
         raise _Malformed(f"must be a JSON object, got {type(value).__name__}")
@@ -214,7 +215,7 @@ def _parse(line: bytes, vocabulary: Vocabulary) -> list[tuple[dict[str, Any], fl
 
 def _check(part: dict[str, Any], vocabulary: Vocabulary) -> None:
     trained = part.get("trained", True)
-    if not isinstance(trained, bool | int | float) or not 0 <= trained < float("inf"):
+    if not isinstance(trained, bool | int | float) or not 0 <= trained <= _MAX_WEIGHT:
         raise _Malformed(f'"trained" must be true, false or a number from 0 up, got {trained!r}')
     if "text" in part:
         if not isinstance(part["text"], str):

@@ -32,8 +32,11 @@ class Mix:
     """An endless source that draws from several in fixed shares: what `mix` returns."""
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int, shuffle: bool) -> None:
-        if len(sources) != len(weights) or not sources:
-            raise ValueError(f"a mix takes one weight a source, got {len(sources)} sources and {len(weights)} weights")
+        if len(sources) != len(weights) or not 1 <= len(sources) <= _PERIOD:
+            raise ValueError(
+                f"a mix takes 1 to {_PERIOD} sources and a weight for each, got {len(sources)} sources and "
+                f"{len(weights)} weights"
+            )
         if not all(0 < weight < float("inf") for weight in weights):
             raise UserError(f"the weights of a mix must be above 0, got {list(weights)}")
         empty = [index for index, source in enumerate(sources) if not len(source)]
@@ -289,7 +292,6 @@ def _cells(mesh: Mesh) -> tuple[int, range]:
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     devices = mesh.devices.reshape(parts, -1)
     own = [index for index in range(parts) if any(d.process_index == jax.process_index() for d in devices[index])]
-    cells = range(own[0], own[-1] + 1)
-    if len(cells) != len(own):
-        raise ValueError(f"a process must hold neighbouring parts of the batch, this one holds {own}")
-    return parts, cells
+    if not own or own != list(range(own[0], own[-1] + 1)):
+        raise ValueError(f"a process must hold neighbouring parts of the batch, this one holds {own} of {parts}")
+    return parts, range(own[0], own[-1] + 1)
