@@ -13,9 +13,9 @@ def size(png: bytes) -> tuple[int, int]:
 
 def test_heat_map_grows_with_the_grid_and_is_the_same_every_time() -> None:
     values = np.array([[0.0, 1.0, np.nan]] * 5)
-    png = plots.heat_map(values, [512, 1024, 2048], [0, 0.25, 0.5, 0.75, 1], title="t", trained_length=1024)
-    assert png == plots.heat_map(values, [512, 1024, 2048], [0, 0.25, 0.5, 0.75, 1], title="t", trained_length=1024)
-    wide = plots.heat_map(np.tile(values, 3), [2**i for i in range(9)], [0, 0.25, 0.5, 0.75, 1], title="t")
+    png = plots.heat_map(values, [512, 1024, 2048], [0.0, 0.25, 0.5, 0.75, 1.0], title="t", trained_length=1024)
+    assert png == plots.heat_map(values, [512, 1024, 2048], [0.0, 0.25, 0.5, 0.75, 1.0], title="t", trained_length=1024)
+    wide = plots.heat_map(np.tile(values, 3), [2**i for i in range(9)], [0.0, 0.25, 0.5, 0.75, 1.0], title="t")
     assert size(wide)[0] > size(png)[0]
     assert size(wide)[1] == size(png)[1]
 

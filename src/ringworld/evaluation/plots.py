@@ -27,7 +27,7 @@ class Curve:
     loss: Float[np.ndarray, " N"]
 
 
-def short_count(count: float) -> str:
+def short_count(count: int | float) -> str:
     """512 -> "512", 4096 -> "4K", 12_000_000 -> "11.4M": powers of 1024, three digits."""
     for unit, size in (("M", 2**20), ("K", 2**10)):
         if count >= size:
@@ -122,7 +122,7 @@ def perplexity_curve(
     return _png(figure)
 
 
-def short_decimal(count: float) -> str:
+def short_decimal(count: int | float) -> str:
     """20000 -> "20K", 1e6 -> "1M": powers of 1000, for how much was trained."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
         if count >= size:

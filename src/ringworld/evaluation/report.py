@@ -304,7 +304,7 @@ def _shortened(answer: str) -> str:
     return line if len(line) <= 60 else line[:59] + "…"
 
 
-def _number(value: float | None) -> float:
+def _number(value: int | float | None) -> float:
     """A number of the metrics, where null stands for what was not finite."""
     return float("nan") if value is None else float(value)
 
@@ -315,7 +315,7 @@ def _last(values: np.ndarray) -> float:
     return float(last[np.isfinite(last)].mean()) if np.isfinite(last).any() else float("nan")
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: int | float) -> str:
     """90 -> "1 min 30 s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
