@@ -1,4 +1,4 @@
-"""Every test sees eight CPU devices, float32, no silent rank promotion, and shapes checked against their annotations."""
+"""Every test sees eight CPU devices, float32, no silent rank promotion, and shapes checked against annotations."""
 
 import jax
 import matplotlib

@@ -191,7 +191,10 @@ class Needle(OfModel):
             asked=asked,
             seed=self.seed,
         )
-        print(f"{result.accuracy:.1%} of {len(result.answers)} answered; see {self.out / kind}.json and .png")
+        questions = len(result.answers)
+        print(
+            f"{result.accuracy:.1%} of the numbers found in {questions} questions; see {self.out / kind}.json and .png"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# The demo's model, taken on to 64K tokens: hours on two cores, so it is made to be stopped and started again.
+# Every stage doubles the length and the RoPE theta with it; a stage ends when its needles are found.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+make setup
+
+.venv/bin/ringworld train nano-text-long --out runs-out/nano-text-long
+
+# What it learned (to 64K) and what it never saw (128K). The results so far are kept: this too can be stopped.
+.venv/bin/ringworld evaluate needle --model runs-out/nano-text-long \
+  --lengths 4096,8192,16384,32768,65536,131072 --depths 5 --rounds 2 --out runs-out/nano-text-long/needle
