@@ -32,7 +32,7 @@ lint: $(READY)  ## ruff, pyright, and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 format: $(READY)  ## ruff's layout and its safe fixes
 	$(BIN)/ruff check --fix
