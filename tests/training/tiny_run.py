@@ -30,9 +30,9 @@ RECIPE = Recipe(
     optimizer=OptimizerConfig(),
     stages=(STAGE, replace(STAGE, name="long", sequence_length=128, rope_theta=2e4, schedule="cosine")),
     mesh=MeshShape(data=4, fsdp=2),
-    checkpoint_seconds=0.0,
+    checkpoint_seconds=1e9,
 )
 
 if __name__ == "__main__":
     use_cpu_devices(8)
-    train(RECIPE, Path(sys.argv[1]))
+    train(replace(RECIPE, checkpoint_seconds=0.0), Path(sys.argv[1]))

@@ -29,7 +29,7 @@ from ringworld.weights.checkpoint import CHECKPOINTS, MODEL, TOKENIZER, Descript
 
 RECIPE = "recipe.json"
 PROGRESS = "progress.json"
-SLACK = 2**20  # bytes of a checkpoint beside its arrays: tokenizer, indices, blocks of the file system that are not full
+SLACK = 2**20  # bytes of a checkpoint beside its arrays: tokenizer, indices, what is left of the last blocks
 OPTIMIZER = ("optimizer_state", "step", "gradient_norm")  # of TrainState: all but the weights, which are saved apart
 
 

@@ -151,15 +151,16 @@ def restore(folder: Path, like: Any) -> Any:
     Raises:
         UserError: an array is missing, is one too many, is of another shape, or cannot be read.
     """
-    folder, wanted = folder.absolute(), _shapes(like)
+    wanted = _shapes(like)
+    there: Any = folder.absolute()  # orbax asks for a path of its own kind, and takes any
     with closing(ocp.StandardCheckpointHandler()) as handler:
         try:
-            saved = _shapes(handler.metadata(folder).tree)
+            saved = _shapes(handler.metadata(there).tree)
             if not saved:
                 raise ValueError("no arrays in it")
             unlike = [name for name in sorted(wanted.keys() | saved.keys()) if wanted.get(name) != saved.get(name)]
             if not unlike:
-                return handler.restore(folder, args=ocp.args.StandardRestore(like))
+                return handler.restore(there, args=ocp.args.StandardRestore(like))
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UserError(
