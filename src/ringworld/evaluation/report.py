@@ -38,7 +38,8 @@ table { border-collapse: collapse; font: .86rem/1.45 system-ui, sans-serif; marg
 th { text-align: left; font-weight: 600; color: var(--faint); }
 th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-blockquote { margin: 1rem 0; padding: .7rem 1.2rem; border-left: 3px solid var(--accent); background: #f6f8f9; }
+blockquote { margin: 1rem 0; max-width: 42rem; padding: .7rem 1.2rem;
+             border-left: 3px solid var(--accent); background: #f6f8f9; }
 blockquote p { margin: .2rem 0; }
 details { margin-top: 1rem; } summary { cursor: pointer; color: var(--faint); }
 pre { font: .78rem/1.5 ui-monospace, Menlo, Consolas, monospace; background: #f6f8f9; padding: 1rem; overflow-x: auto; }
@@ -180,7 +181,7 @@ def _training(stages: Sequence[_Stage], recipe: dict[str, Any]) -> Iterator[str]
         rows.append([
             stage.name,
             f"{planned['sequence_length']:,}",
-            f"{planned['rope_theta']:.3g}",
+            f"{planned['rope_theta']:,.0f}",
             f"{stage.steps:,} of {planned['steps']:,}",
             plots.short_decimal(tokens - before),
             _duration(stage.seconds),
