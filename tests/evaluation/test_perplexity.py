@@ -14,10 +14,10 @@ from ringworld.model.transformer import forward, head
 
 def test_losses_are_those_of_a_softmax_over_all_logits() -> None:
     model = random_model()
-    tokens, targets = np.random.default_rng(0).integers(0, 400, (2, 3, 32)).astype(np.int32)
+    tokens, targets = np.random.default_rng(0).integers(0, 400, (2, 3, 100)).astype(np.int32)
     options = {"config": model.config, "mesh": model.mesh}
     losses = token_losses(model.weights, tokens, targets, model.frequencies, text_size=400, **options)
-    positions = np.broadcast_to(np.arange(32, dtype=np.int32), (3, 32))
+    positions = np.broadcast_to(np.arange(100, dtype=np.int32), (3, 100))
     through = jax.jit(lambda w, t, s, p: forward(w, t, s, p, frequencies=model.frequencies, **options))
     hidden = through(model.weights, tokens, np.ones_like(tokens), positions)
     logits = jax.nn.log_softmax(hidden @ head(model.weights))

@@ -52,11 +52,10 @@ def test_rows_of_different_lengths_give_what_each_gives_alone() -> None:
         assert answer.tolist() == model.generate_batch([row], 8)[0].tolist()
 
 
-@pytest.mark.parametrize("shape", [MeshShape(sequence=4), MeshShape(data=2, tensor=2, sequence=2)])
-def test_on_other_meshes_the_answer_is_the_same(shape: MeshShape) -> None:
+def test_on_another_mesh_the_answer_is_the_same() -> None:
     ids = [random_model().encode(text) for text in (PROMPT, "The miller", "So the doctor", "a")]
     alone = random_model().generate_batch(ids, 8)
-    spread = random_model(shape).generate_batch(ids, 8)
+    spread = random_model(MeshShape(data=2, tensor=2, sequence=2)).generate_batch(ids, 8)
     assert [row.tolist() for row in spread] == [row.tolist() for row in alone]
 
 

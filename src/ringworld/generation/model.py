@@ -177,7 +177,7 @@ class Model:
         rows = [p if p[0] == vocabulary.bos else np.concatenate([[vocabulary.bos], p]) for p in prompts]
         multiple = prompt_multiple(self.mesh)
         width = decode.bucket(max(map(len, rows)), multiple=multiple)
-        capacity = decode.bucket(width + decode.bucket(max_tokens, least=_LEAST_ROOM), multiple=multiple)
+        capacity = width + decode.bucket(max_tokens, least=_LEAST_ROOM, multiple=multiple)
         height = decode.bucket(len(rows), least=1, multiple=axis_size(self.mesh, "batch"))
         self._require_room(height, capacity, max(map(len, rows)), max_tokens)
         tokens = np.full((height, width), vocabulary.pad, np.int32)
