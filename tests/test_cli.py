@@ -14,6 +14,7 @@ import pytest
 import ringworld
 from ringworld import cli
 from ringworld.errors import UserError
+from ringworld.recipes import recipe_names
 
 MISSING = "ringworld: Missing from ringworld train: RECIPE; see ringworld --help\n"
 
@@ -183,3 +184,60 @@ def test_a_missing_model_folder_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"ringworld: there is no model folder {tmp_path / 'nowhere'}")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the debug recipe, a few steps long, on a ring of eight virtual devices."""
+    out = tmp_path_factory.mktemp("runs") / "debug"
+    words = ["--steps", "2", "--mesh", "data=1,sequence=8", "--devices", "8", "--out", str(out)]
+    done = run("train", "debug", *words)
+    assert done.returncode == 0, done.stderr
+    assert "mesh sequence=8" in done.stdout
+    return out
+
+
+@pytest.mark.slow
+def test_a_trained_model_generates_the_same_from_the_command_line_and_from_python(trained: Path) -> None:
+    done = run("generate", "text", "--model", str(trained), "--prompt", "The sea", "--max-tokens", "6")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ringworld.load(trained).generate("The sea", max_tokens=6) + "\n"
+
+
+@pytest.mark.slow
+def test_a_trained_model_is_evaluated(trained: Path, tmp_path: Path) -> None:
+    grid = ["--lengths", "128", "--depths", "2", "--rounds", "1", "--haystack", "tiny", "--out", str(tmp_path)]
+    done = run("evaluate", "needle", "--model", str(trained), *grid)
+    assert done.returncode == 0, done.stderr
+    assert "2 questions" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"needle.json", "needle.png"}
+
+
+def test_an_unknown_recipe_suggests_the_nearest(tmp_path: Path) -> None:
+    done = run("train", "nano-txt", "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert "did you mean 'nano-text'?" in done.stderr
+
+
+def test_the_help_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    shown = capsys.readouterr().out
+    assert [name for name in recipe_names() if name not in shown] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--mesh", "sequence=3"), "the mesh data=1,fsdp=1,tensor=1,sequence=3 needs 3 devices but there are 4"),
+        (("--mesh", "rows=3"), "cannot read the mesh 'rows=3'"),
+        (("--data", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_a_run_cannot_do_is_one_sentence(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = run("train", "debug", "--out", str(tmp_path / "run"), "--devices", "4", *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ringworld: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list((tmp_path / "run").glob("checkpoints/*")) == []

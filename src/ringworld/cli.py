@@ -90,15 +90,14 @@ class Devices:
         devices: make so many virtual devices of the CPU.
     """
 
-    mesh: Annotated[MaybeMesh, _default("the recipe's, or one device")] = None
-    devices: Annotated[MaybeCount, _default("what JAX finds")] = None
+    mesh: Annotated[MaybeMesh, _default("the recipe's; rows over all devices to evaluate; one to generate")] = None
+    devices: Annotated[MaybeCount, _default("two, where there are two cores")] = None
 
     def shape(self) -> "MeshShape | None":
         """The mesh that was asked for. Makes the devices, so it comes before anything that asks JAX for its own."""
-        from ringworld.mesh import MeshShape, use_cpu_devices
+        from ringworld.mesh import MeshShape, default_cpu_devices, use_cpu_devices
 
-        if self.devices is not None:
-            use_cpu_devices(self.devices)
+        use_cpu_devices(default_cpu_devices() if self.devices is None else self.devices)
         return None if self.mesh is None else MeshShape.parse(self.mesh)
 
 
@@ -143,10 +142,13 @@ class OfModel:
     model: Folder
     compute: Devices = field(default_factory=Devices)
 
-    def load(self) -> "Model":
+    def load(self, *, many_rows: bool) -> "Model":
+        """On the mesh asked for, or else on all devices for many rows and on one for a single row."""
+        mesh = self.compute.shape()
         import ringworld
+        from ringworld.mesh import MeshShape
 
-        return ringworld.load(self.model, self.compute.shape())
+        return ringworld.load(self.model, MeshShape(data=-1) if mesh is None and many_rows else mesh)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,7 @@ class Needle(OfModel):
         from ringworld.evaluation.needle import evaluate_needle
         from ringworld.evaluation.prose import HeldOutProse
 
-        model = self.load()
+        model = self.load(many_rows=True)
         result = evaluate_needle(
             model,
             HeldOutProse(model.tokenizer, self.haystack),
@@ -236,7 +238,7 @@ class Perplexity(OfModel):
     def __call__(self) -> None:
         from ringworld.evaluation.perplexity import evaluate_perplexity
 
-        model = self.load()
+        model = self.load(many_rows=True)
         length = model.context_length if self.length is None else self.length
         result = evaluate_perplexity(model, self.data, length=length, out=self.out, rows=self.rows)
         print(f"perplexity {result.perplexity:.4g}; see {self.out / 'perplexity'}.json and .png")
@@ -279,7 +281,7 @@ class Generate(OfModel):
     seed: Count = 0
 
     def __call__(self) -> None:
-        pieces = self.load().stream(
+        pieces = self.load(many_rows=False).stream(
             self.prompt,
             self.max_tokens,
             temperature=self.temperature,
@@ -307,6 +309,7 @@ class Demo:
     seed: Count = 0
 
     def __call__(self) -> None:
+        Devices().shape()
         from ringworld.demo import demo
 
         print(f"report: {demo(self.out, seed=self.seed)}")

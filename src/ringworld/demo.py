@@ -9,6 +9,7 @@ from ringworld.evaluation.needle import NeedleCheck, evaluate_needle
 from ringworld.evaluation.prose import HeldOutProse
 from ringworld.evaluation.report import write_report
 from ringworld.generation.model import Model
+from ringworld.mesh import MeshShape
 from ringworld.training.curriculum import Stage
 from ringworld.training.loop import train
 
@@ -26,7 +27,7 @@ def demo(out: Path, *, seed: int = 0) -> Path:
         UserError: the prose cannot be fetched, the disk is full, or `out` holds another run.
     """
     train(recipes.build(RECIPE, seed=seed), out, evaluators=[after_stage])
-    model = ringworld.load(out)
+    model = ringworld.load(out, MeshShape(data=-1))
     evaluate_needle(model, HeldOutProse(model.tokenizer), lengths=LENGTHS, depths=5, rounds=4, out=out)
     return write_report(out)
 
