@@ -41,7 +41,9 @@ class MeshShape:
     def __post_init__(self) -> None:
         sizes = self.sizes
         if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
-            raise UserError(f"the mesh {self} is not possible: every axis takes a number of devices, and one of them may be -1, the rest")
+            raise UserError(
+                f"the mesh {self} is not possible: every axis takes a number of devices, and one may be -1, the rest"
+            )
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -54,7 +56,10 @@ class MeshShape:
         for part in text.split(","):
             axis, _, size = (piece.strip() for piece in part.partition("="))
             if axis not in AXES or axis in sizes or not size.lstrip("-").isdigit():
-                raise UserError(f"cannot read the mesh {text!r} at {part!r}: write axis=devices with commas between, the axes being {', '.join(AXES)}")
+                raise UserError(
+                    f"cannot read the mesh {text!r} at {part!r}: write axis=devices with commas between; the axes are "
+                    f"{', '.join(AXES)}"
+                )
             sizes[axis] = int(size)
         return cls(**sizes)
 
@@ -64,7 +69,8 @@ class MeshShape:
         resolved = type(self)(*(devices // known if size == -1 else size for size in self.sizes))
         if int(np.prod(resolved.sizes)) != devices:
             raise UserError(
-                f"the mesh {self} needs {'a multiple of ' if -1 in self.sizes else ''}{known} devices but there are {devices}: "
+                f"the mesh {self} needs {'a multiple of ' if -1 in self.sizes else ''}{known} devices but there are "
+                f"{devices}: "
                 "change the mesh with --mesh, or on a CPU the number of devices with --devices"
             )
         return resolved
@@ -84,15 +90,16 @@ def use_cpu_devices(count: int) -> None:
 
 
 def default_cpu_devices() -> int:
-    """Virtual devices that use this machine's CPU best: one a core (to 8), as one device leaves cores idle on small models."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    """Virtual devices to make of the CPU when nobody says how many: two, as a small model leaves a second core idle."""
+    return min(2, os.cpu_count() or 1)
 
 
 def build_mesh(shape: MeshShape = MeshShape(), devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The device mesh of a shape, over `devices` (default: all there are).
 
-    `jax.make_mesh` orders devices along the machine's torus, which keeps neighbours in the ring neighbours on the wires.
-    Axes are Auto everywhere: arrays are born with a sharding and XLA carries it on; only the ring is written by hand.
+    `jax.make_mesh` orders devices along the machine's torus, which keeps neighbours in the ring neighbours on the
+    wires. Axes are Auto everywhere: arrays are born with a sharding and XLA carries it on; only the ring is written
+    by hand.
 
     Raises:
         UserError: the shape does not multiply to the number of devices.
@@ -103,7 +110,8 @@ def build_mesh(shape: MeshShape = MeshShape(), devices: Sequence[jax.Device] | N
 
 
 def partition_spec(logical_axes: Sequence[str | None]) -> PartitionSpec:
-    """Logical axes of an array -> its PartitionSpec, e.g. ("batch", "sequence", None) -> P(("data", "fsdp"), "sequence")."""
+    """Logical axes of an array -> its PartitionSpec, e.g. ("batch", "sequence", None) -> P(("data", "fsdp"),
+    "sequence")."""
     entries = [RULES[axis] if axis is not None else () for axis in logical_axes]
     used = [axis for entry in entries for axis in entry]
     if len(used) != len(set(used)):

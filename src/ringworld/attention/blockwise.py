@@ -1,22 +1,24 @@
 """Attention of the queries and keys that one device holds, block by block: exact, and linear in memory.
 
-Forward is the online softmax; backward recomputes each block's weights from the log-sum-exp, so neither holds more than
-one block of scores. (Rabe and Staats, arXiv 2112.05682; Dao et al., arXiv 2205.14135; Liu and Abbeel, arXiv 2305.19370.)
+Forward is the online softmax; backward recomputes each block's weights from the log-sum-exp, so neither holds more
+than one block of scores. (Rabe and Staats, arXiv 2112.05682; Dao et al., arXiv 2205.14135; Liu and Abbeel, arXiv
+2305.19370.)
 
-Which blocks are visited follows from the segments and positions alone (`_Reach`), never from the layout: a pair of blocks in
-which no query sees a key is skipped, one in which every query sees every key is computed without a mask. So the same code serves
-whole sequences, packed documents, and a hop of the ring in any order. The loops have traced bounds, which only a hand-written
-backward pass allows; `ring.py` joins the two halves into one differentiable function.
+Which blocks are visited follows from the segments and positions alone (`_Reach`), never from the layout: a pair of
+blocks in which no query sees a key is skipped, one in which every query sees every key is computed without a mask. So
+the same code serves whole sequences, packed documents, and a hop of the ring in any order. The loops have traced
+bounds, which only a hand-written backward pass allows; `ring.py` joins the two halves into one differentiable
+function.
 
-Arrays are brought into blocks once per call: queries [N, g, blocks, R, K] where N counts groups of g key heads and the R rows
-of a block are its positions times the query heads that share a key head, so that grouped queries never repeat K or V.
+Arrays are brought into blocks once per call: queries [N, g, blocks, R, K] where N counts groups of g key heads and
+the R rows of a block are its positions times the query heads that share a key head, so that grouped queries never
+repeat K or V.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -31,7 +33,8 @@ MASKED = -1e30
 
 @dataclass(frozen=True)
 class Blocks:
-    """How the work is cut: positions in a block of queries and of keys, key heads computed together, and what computes powers of two."""
+    """How the work is cut: positions in a block of queries and of keys, key heads computed together, and what
+    computes powers of two."""
 
     query: int = 512
     key: int = 512
@@ -42,8 +45,8 @@ class Blocks:
     def choose(cls, platform: str, length: int) -> "Blocks":
         """Good sizes for a back end ("cpu", "gpu", "tpu") and a number of positions on one device.
 
-        A CPU core works on one head at a time, in blocks whose scores stay in its cache: 512 x 256 scores are half a MB.
-        Short rows want smaller blocks, as the diagonal ones are half wasted.
+        A CPU core works on one head at a time, in blocks whose scores stay in its cache: 512 x 256 scores are half a
+        MB. Short rows want smaller blocks, as the diagonal ones are half wasted.
         """
         if platform == "cpu":
             return cls(256, 256, 1, polynomial_exp2)
@@ -154,19 +157,26 @@ class _Visits(NamedTuple):
     def of(cls, queries: _Reach, keys: _Reach) -> "_Visits":
         """One side is a single block, the other all blocks.
 
-        In (segment, position) order a pair is dark if the last query comes before the first key, or if the keys' last segment is
-        before the queries' first one. Both are sufficient in any layout, and exact for packed rows up to the block at a border.
+        In (segment, position) order a pair is dark if the last query comes before the first key, or if the keys' last
+        segment is before the queries' first one. Both are sufficient in any layout, and exact for packed rows up to
+        the block at a border.
         """
         query_is_late = (queries.last_segment > keys.first_segment) | (
             (queries.last_segment == keys.first_segment) & (queries.last_position >= keys.first_position)
         )
         lit = query_is_late & (keys.last_segment >= queries.first_segment)
-        full = (queries.first_segment == keys.last_segment) & (queries.last_segment == keys.first_segment) & (queries.lowest >= keys.highest)
+        full = (
+            (queries.first_segment == keys.last_segment)
+            & (queries.last_segment == keys.first_segment)
+            & (queries.lowest >= keys.highest)
+        )
         start, stop = _span(lit)
         full_start, full_stop = _first_run(full)
         return cls(start, jnp.clip(full_start, start, stop), jnp.clip(full_stop, start, stop), stop)
 
-    def loop(self, full: Callable[[Array, State], State], masked: Callable[[Array, State], State], state: State) -> State:
+    def loop(
+        self, full: Callable[[Array, State], State], masked: Callable[[Array, State], State], state: State
+    ) -> State:
         """Visits the blocks: first those without a mask, then those on either side of them."""
         state = lax.fori_loop(self.full_start, self.full_stop, full, state)
         before = self.full_start - self.start
@@ -237,7 +247,11 @@ def forward(
                 return output, new_largest, total * shrink + weights.sum(-1, keepdims=True)
 
             edge = (*query.shape[:-1], 1)
-            state = (jnp.zeros(query.shape, jnp.float32), jnp.full(edge, MASKED, jnp.float32), jnp.zeros(edge, jnp.float32))
+            state = (
+                jnp.zeros(query.shape, jnp.float32),
+                jnp.full(edge, MASKED, jnp.float32),
+                jnp.zeros(edge, jnp.float32),
+            )
             output, largest, total = _Visits.of(reach, key_reach).loop(
                 lambda j, s: update(j, s, False), lambda j, s: update(j, s, True), state
             )
@@ -283,18 +297,21 @@ def backward(
 ) -> tuple[Float[Array, "B Q H K"], Float[Array, "B S G K"], Float[Array, "B S G K"]]:
     """Gradients in float32 of query, key and value, of the part of the attention that goes over these keys.
 
-    `log_sum` is that over *all* keys, `gradient` that of the output, `delta` = sum(gradient * output). One pass: for each block
-    of keys over the queries that see it. Operands are transposed once, so that every product is a plain [m, k] @ [k, n].
+    `log_sum` is that over *all* keys, `gradient` that of the output, `delta` = sum(gradient * output). One pass: for
+    each block of keys over the queries that see it. Operands are transposed once, so that every product is a plain
+    [m, k] @ [k, n].
     """
     rows, columns = _splits(query, key, blocks)
     scale = query.shape[-1] ** -0.5
 
-    def one(operands: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+    def one(operands: tuple[Any, ...]) -> tuple[Array, Array, Array]:
         query, gradient, log_sum, delta, key, value, query_where, key_where = operands
         query_transposed, gradient_transposed = query.swapaxes(-1, -2), gradient.swapaxes(-1, -2)
         query_reach = _Reach.of(query_where)
 
-        def key_block(query_gradient: Array, block: tuple[Array, Array, Positions]) -> tuple[Array, tuple[Array, Array]]:
+        def key_block(
+            query_gradient: Array, block: tuple[Array, Array, Positions]
+        ) -> tuple[Array, tuple[Array, Array]]:
             key, value, where = block
             key_transposed, value_transposed = key.swapaxes(-1, -2), value.swapaxes(-1, -2)
             reach = _Reach.of(where)
@@ -314,7 +331,11 @@ def backward(
                 value_gradient += _dot(at(gradient_transposed), weights.astype(key.dtype))
                 key_gradient += _dot(at(query_transposed), score_gradient)
                 block_gradient = at(query_gradient) + _dot(score_gradient, key)
-                return lax.dynamic_update_index_in_dim(query_gradient, block_gradient, i, 1), key_gradient, value_gradient
+                return (
+                    lax.dynamic_update_index_in_dim(query_gradient, block_gradient, i, 1),
+                    key_gradient,
+                    value_gradient,
+                )
 
             zeros = jnp.zeros(key_transposed.shape, jnp.float32)
             query_gradient, key_gradient, value_gradient = _Visits.of(query_reach, reach).loop(

@@ -1,7 +1,8 @@
 """A few new queries against a long cache that lies sharded over the ring.
 
-The cache does not move: the queries (kilobytes) are with every device, each reads its own slice of the cache (gigabytes), and the partial
-results are joined by their log-sum-exp. New keys are dealt out to the devices in turn, so that slices stay equal however long one decodes.
+The cache does not move: the queries (kilobytes) are with every device, each reads its own slice of the cache
+(gigabytes), and the partial results are joined by their log-sum-exp. New keys are dealt out to the devices in turn,
+so that slices stay equal however long one decodes.
 """
 
 import jax
@@ -20,18 +21,22 @@ CACHE_AXES = (None, "batch", "sequence", "kv_heads", None)
 def fill(
     cache: Float[Array, "L B C G K"], new: Float[Array, "B S G K"], layer: Int[Array, ""], *, mesh: Mesh
 ) -> Float[Array, "L B C G K"]:
-    """Writes a whole prompt's keys or values of one layer to the front of every device's slice, in the order in which they lie there."""
+    """Writes a whole prompt's keys or values of one layer to the front of every device's slice, in the order in which
+    they lie there."""
 
     def local(cache: Array, new: Array, layer: Array) -> Array:
         return lax.dynamic_update_slice(cache, new[None].astype(cache.dtype), (layer, 0, 0, 0, 0))
 
     whole = partition_spec(CACHE_AXES)
     new_spec = partition_spec(CACHE_AXES[1:])
-    return jax.shard_map(local, mesh=mesh, in_specs=(whole, new_spec, PartitionSpec()), out_specs=whole)(cache, new, layer)
+    return jax.shard_map(local, mesh=mesh, in_specs=(whole, new_spec, PartitionSpec()), out_specs=whole)(
+        cache, new, layer
+    )
 
 
 def deal(cache: Array, new: Array, starts: tuple, filled: Array, dealt: Array, axis: int, ring: int) -> Array:
-    """Inside a shard_map: writes one token's `new` into the slice of the device whose turn it is. `starts` are its other indices."""
+    """Inside a shard_map: writes one token's `new` into the slice of the device whose turn it is. `starts` are its
+    other indices."""
     slot = filled + dealt // ring
     starts = (*starts[:axis], slot, *starts[axis:])
     old = lax.dynamic_slice(cache, starts, new.shape)
@@ -64,7 +69,8 @@ def decode_attention(
 
     def local(query, key, value, keys, values, layer, segments, positions, query_positions, filled, dealt):
         keys, values = (
-            deal(cache, new[None], (layer, 0, 0, 0), filled, dealt, 2, ring) for cache, new in ((keys, key), (values, value))
+            deal(cache, new[None], (layer, 0, 0, 0), filled, dealt, 2, ring)
+            for cache, new in ((keys, key), (values, value))
         )
         held_keys, held_values = (lax.dynamic_index_in_dim(x, layer, 0, keepdims=False) for x in (keys, values))
         rows, count, heads, width = query.shape

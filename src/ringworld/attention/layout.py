@@ -1,12 +1,12 @@
 """In which order a sequence lies on the ring of devices.
 
 Causal attention over contiguous slices is uneven: the last device has work at every hop, the first at one alone. In
-*zigzag* order the sequence is cut into 2N chunks, and device r of N holds chunks r and 2N-1-r: an early and a late one, so
-that every device has the same number of visible keys, at every hop.
-(Zhu, https://github.com/zhuzilin/ring-flash-attention/issues/2; Llama 3, arXiv 2407.21783, section 3.3.2.)
+*zigzag* order the sequence is cut into 2N chunks, and device r of N holds chunks r and 2N-1-r: an early and a late
+one, so that every device has the same number of visible keys, at every hop. (Zhu,
+https://github.com/zhuzilin/ring-flash-attention/issues/2; Llama 3, arXiv 2407.21783, section 3.3.2.)
 
-Tokens are brought into order once, on their way to the devices, with targets, segments and positions beside them; nothing
-in the model but the choice of key blocks to visit depends on it.
+Tokens are brought into order once, on their way to the devices, with targets, segments and positions beside them;
+nothing in the model but the choice of key blocks to visit depends on it.
 """
 
 from typing import Literal

@@ -14,9 +14,11 @@ def visible(
     query_positions: Int[Array, "*batch Q"],
     key_positions: Int[Array, "*batch S"],
 ) -> Array:
-    """The mask rule, once: a query sees a key of its own document at its own position or before it. bool [*batch, Q, S].
+    """The mask rule, once: a query sees a key of its own document at its own position or before it. bool [*batch, Q,
+    S].
 
-    Segment 0 is padding: it sees nothing and nothing sees it. The rule needs no order in memory, so it holds in any layout.
+    Segment 0 is padding: it sees nothing and nothing sees it. The rule needs no order in memory, so it holds in any
+    layout.
     """
     same_document = (query_segments[..., :, None] == key_segments[..., None, :]) & (query_segments[..., :, None] > 0)
     return same_document & (query_positions[..., :, None] >= key_positions[..., None, :])
@@ -31,7 +33,8 @@ def reference_attention(
 ) -> Float[Array, "B S H K"]:
     """Causal attention within documents, grouped queries (query head h reads key head h // (H/G)), scaled by 1/sqrt(K).
 
-    Rows of padding are exactly zero. (Vaswani et al., arXiv 1706.03762; grouped queries: Ainslie et al., arXiv 2305.13245.)
+    Rows of padding are exactly zero. (Vaswani et al., arXiv 1706.03762; grouped queries: Ainslie et al., arXiv
+    2305.13245.)
     """
     group = query.shape[2] // key.shape[2]
     key, value = (jnp.repeat(x.astype(jnp.float32), group, axis=2) for x in (key, value))

@@ -1,9 +1,10 @@
 """RingAttention: each device holds one slice of the sequence, and keys and values travel from neighbour to neighbour.
 
-Liu, Zaharia and Abbeel, arXiv 2310.01889. At every hop a device computes blockwise attention of its own queries over the keys
-that it holds at the moment, while the next ones are on their way; after a full circle every query has met every key. The backward
-pass goes round once more with the gradients of keys and values in tow. They are sent on one hop late: what hop t has computed
-travels while hop t+1 computes, so that no transfer waits for a product. Keys travel in their own type, accumulators are float32.
+Liu, Zaharia and Abbeel, arXiv 2310.01889. At every hop a device computes blockwise attention of its own queries over
+the keys that it holds at the moment, while the next ones are on their way; after a full circle every query has met
+every key. The backward pass goes round once more with the gradients of keys and values in tow. They are sent on one
+hop late: what hop t has computed travels while hop t+1 computes, so that no transfer waits for a product. Keys travel
+in their own type, accumulators are float32.
 
 A ring of one device is plain blockwise attention.
 """
@@ -53,7 +54,9 @@ def attention(
         ("key heads", key.shape[2], "kv_heads"),
     ):
         if size % axis_size(mesh, axis):
-            raise ValueError(f"{size} {name} do not divide over the {axis_size(mesh, axis)} devices of the mesh's {axis!r} axis")
+            raise ValueError(
+                f"{size} {name} do not divide over the {axis_size(mesh, axis)} devices of the mesh's {axis!r} axis"
+            )
     if query.shape[2] % key.shape[2]:
         raise ValueError(f"{query.shape[2]} query heads do not divide among {key.shape[2]} key heads")
     if key.shape != value.shape or query.shape[:2] != key.shape[:2]:
@@ -68,7 +71,7 @@ def attention(
         mesh=mesh,
         in_specs=(heads, heads, heads, tokens, tokens),
         out_specs=heads,
-        check_vma=False,  # loops with traced bounds carry plain arrays; what varies over which axis is stated by the specs
+        check_vma=False,  # loops with traced bounds carry plain arrays: the specs alone say what varies
     )
     return local(query, key, value, segments, positions)
 
@@ -131,7 +134,13 @@ def _backward(ring: int, blocks: Blocks, saved, gradient):
         query_gradient += more
         towed = _send_on([a + b for a, b in zip(arriving, parts, strict=True)], ring)  # and home
     key_gradient, value_gradient = towed
-    return query_gradient.astype(query.dtype), key_gradient.astype(key.dtype), value_gradient.astype(value.dtype), None, None
+    return (
+        query_gradient.astype(query.dtype),
+        key_gradient.astype(key.dtype),
+        value_gradient.astype(value.dtype),
+        None,
+        None,
+    )
 
 
 _local_attention.defvjp(_forward, _backward)

@@ -1,7 +1,7 @@
 """Prefill and decoding: the keys and values of what was read, sharded along the sequence like everything else.
 
-A prompt is read by the same forward pass as in training, on the ring; its keys and values stay where they were computed, in whatever order the
-sequence lies there. Segments and positions of the slots say what they hold.
+A prompt is read by the same forward pass as in training, on the ring; its keys and values stay where they were
+computed, in whatever order the sequence lies there. Segments and positions of the slots say what they hold.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt32
 
 from ringworld.attention import attention
@@ -22,7 +23,7 @@ from ringworld.model.rope import rotation
 from ringworld.model.transformer import Weights, head, run_layers
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["keys", "values", "segments", "positions", "lengths", "filled", "dealt"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
     """C slots a row, of which each device of the ring holds C / ring."""
@@ -45,7 +46,7 @@ def prefill(
     config: ModelConfig,
     frequencies: UInt32[Array | np.ndarray, "2 half"],
     mesh: Mesh,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> tuple[Float[Array, "B V"], Cache]:
     """Reads prompts (padded on the right) and returns float32 logits after each one's last token, and the cache.
 
@@ -67,12 +68,16 @@ def prefill(
     empty = jnp.zeros((config.layers, rows, capacity, config.kv_heads, config.head_dim), dtype)
     empty = constrain(empty, mesh, *CACHE_AXES)
 
-    def attend(layer: Array, query: Array, key: Array, value: Array, caches: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+    def attend(
+        layer: Array, query: Array, key: Array, value: Array, caches: tuple[Array, Array]
+    ) -> tuple[Array, tuple[Array, Array]]:
         caches = tuple(fill(cache, new, layer, mesh=mesh) for cache, new in zip(caches, (key, value), strict=True))
         return attention(query, key, value, segments, positions, mesh=mesh), caches
 
     by = rotation(positions, frequencies)
-    hidden, (keys, values) = run_layers(weights, tokens, by, attend, (empty, empty), config=config, mesh=mesh, dtype=dtype)
+    hidden, (keys, values) = run_layers(
+        weights, tokens, by, attend, (empty, empty), config=config, mesh=mesh, dtype=dtype
+    )
     last = hidden[jnp.arange(rows), jnp.asarray(inverse(length, ring, "zigzag"))[lengths - 1]]
     logits = jnp.matmul(last, head(weights).astype(dtype), preferred_element_type=jnp.float32)
 
@@ -81,7 +86,9 @@ def prefill(
 
     by_slot = partition_spec(("batch", "sequence"))
     lengthen = jax.shard_map(lengthen, mesh=mesh, in_specs=by_slot, out_specs=by_slot)
-    cache = Cache(keys, values, lengthen(segments), lengthen(positions), lengths, jnp.int32(length // ring), jnp.int32(0))
+    cache = Cache(
+        keys, values, lengthen(segments), lengthen(positions), lengths, jnp.int32(length // ring), jnp.int32(0)
+    )
     return logits, cache
 
 
@@ -98,9 +105,10 @@ def decode_step(
     config: ModelConfig,
     frequencies: UInt32[Array | np.ndarray, "2 half"],
     mesh: Mesh,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> tuple[Float[Array, "B V"], Cache]:
-    """Adds one token to every row; float32 logits of the next one. The caller sees to it that the capacity is enough."""
+    """Adds one token to every row; float32 logits of the next one. The caller sees to it that the capacity is
+    enough."""
     ring = mesh.shape["sequence"]
     position = cache.lengths[:, None]
     by_slot, by_row = partition_spec(("batch", "sequence")), partition_spec(("batch", None))
@@ -117,7 +125,9 @@ def decode_step(
 
     segments, positions = note(cache.segments, jnp.ones_like(position)), note(cache.positions, position)
 
-    def attend(layer: Array, query: Array, key: Array, value: Array, caches: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+    def attend(
+        layer: Array, query: Array, key: Array, value: Array, caches: tuple[Array, Array]
+    ) -> tuple[Array, tuple[Array, Array]]:
         output, *caches = decode_attention(
             query, key, value, *caches, layer, segments, positions, position, cache.filled, cache.dealt, mesh=mesh
         )
@@ -125,7 +135,15 @@ def decode_step(
 
     by = rotation(position, frequencies)
     hidden, (keys, values) = run_layers(
-        weights, token[:, None], by, attend, (cache.keys, cache.values), config=config, mesh=mesh, dtype=dtype, along=None
+        weights,
+        token[:, None],
+        by,
+        attend,
+        (cache.keys, cache.values),
+        config=config,
+        mesh=mesh,
+        dtype=dtype,
+        along=None,
     )
     logits = jnp.matmul(hidden[:, 0], head(weights).astype(dtype), preferred_element_type=jnp.float32)
     return logits, Cache(keys, values, segments, positions, cache.lengths + 1, cache.filled, cache.dealt + 1)

@@ -27,11 +27,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == "int" or field.type is int:
-                if not isinstance(value, int) or value < 1:
-                    raise UserError(f"a model needs {field.name} of at least 1 (given: {value!r})")
+            if field.type is int and not (isinstance(value, int) and value >= 1):
+                raise UserError(f"a model needs {field.name} of at least 1 (given: {value!r})")
         if self.heads % self.kv_heads:
-            raise UserError(f"{self.heads} query heads do not divide among {self.kv_heads} key heads: choose kv_heads that divides heads")
+            raise UserError(
+                f"{self.heads} query heads do not divide among {self.kv_heads} key heads: choose kv_heads that does"
+            )
         if self.head_dim % 2:
             raise UserError(f"head_dim must be even for rotary positions (given: {self.head_dim})")
 
@@ -50,7 +51,10 @@ class ModelConfig:
         """Raises UserError when a field is missing or unknown."""
         names = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - names):
-            raise UserError(f"unknown fields in the model's configuration: {', '.join(unknown)}; it may have {', '.join(sorted(names))}")
+            raise UserError(
+                f"unknown fields in the model's configuration: {', '.join(unknown)}; it may have "
+                f"{', '.join(sorted(names))}"
+            )
         try:
             return cls(**values)
         except TypeError as error:

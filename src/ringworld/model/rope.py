@@ -1,8 +1,9 @@
 """Rotary position embedding, exact at a million tokens. (Su et al., arXiv 2104.09864.)
 
-An angle is position x frequency. In float32 the product of 1,048,575 with a frequency is off by up to 0.06 rad, so angles are
-computed in whole numbers: a frequency is turns a position in 64-bit fixed point, and what wraps around in 32 bits is
-exactly the full turns that do not matter. The angle is then right to 1e-6 rad at every position below 2^32.
+An angle is position x frequency. In float32 the product of 1,048,575 with a frequency is off by up to 0.06 rad, so
+angles are computed in whole numbers: a frequency is turns a position in 64-bit fixed point, and what wraps around in
+32 bits is exactly the full turns that do not matter. The angle is then right to 1e-6 rad at every position below
+2^32.
 
 Pairs are half-split (dimension i with i + K/2, as in Hugging Face checkpoints); `weights` permutes interleaved ones.
 """
@@ -45,7 +46,7 @@ def _high_product(a: Array, b: Array) -> Array:
 def rotation(positions: Int[Array, "B S"], frequencies: UInt32[Array | np.ndarray, "2 half"]) -> Rotation:
     """Angles of these positions."""
     places = positions.astype(jnp.uint32)[..., None]
-    high, low = jnp.asarray(frequencies)
+    high, low = jnp.asarray(frequencies)[:, None, None, :]
     turns = places * high + _high_product(places, low)  # modulo 2^32, one full turn
     angles = turns.astype(jnp.int32).astype(jnp.float32) * np.float32(2 * np.pi / 2**32)
     return Rotation(jnp.cos(angles), jnp.sin(angles))
@@ -55,4 +56,6 @@ def rotate(heads: Float[Array, "B S N K"], by: Rotation) -> Float[Array, "B S N 
     """Turns each pair of dimensions by its angle, in float32."""
     first, second = jnp.split(heads.astype(jnp.float32), 2, axis=-1)
     cosine, sine = by.cosine[:, :, None], by.sine[:, :, None]
-    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1).astype(heads.dtype)
+    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1).astype(
+        heads.dtype
+    )

@@ -1,13 +1,13 @@
 """Weights and forward pass.
 
-A weight is declared once, in `declare`: shape, logical axes, initialiser. From it follow `abstract`, `shardings` and `init`, and what a
-converter or an optimizer has to know. Layers are stacked on a leading axis and scanned, so compile time does not grow with depth.
-The forward pass is plain functions; what differs between training, prefill and decoding is one of them, `Attend`.
+A weight is declared once, in `declare`: shape, logical axes, initialiser. From it follow `abstract`, `shardings` and
+`init`, and what a converter or an optimizer has to know. Layers are stacked on a leading axis and scanned, so compile
+time does not grow with depth. The forward pass is plain functions; what differs between training, prefill and
+decoding is one of them, `Attend`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_policies
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt32
 
 from ringworld.attention import attention
@@ -25,13 +26,15 @@ from ringworld.model.config import ModelConfig
 from ringworld.model.rope import Rotation, rotate, rotation
 
 LogicalAxes = tuple[str | None, ...]
-# Tokens of one device that pass through a feed-forward at once: beyond it the [tokens, F] between its products is what fills the memory.
+# Tokens of one device that pass through a feed-forward at once: beyond it the [tokens, F] between its products is
+# what fills the memory.
 FEED_FORWARD_TOKENS = 16384
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """The declaration of one weight. It is drawn from a normal distribution of this deviation, or is 1 everywhere if that is None."""
+    """The declaration of one weight. It is drawn from a normal distribution of this deviation, or is 1 everywhere if
+    that is None."""
 
     shape: tuple[int, ...]
     axes: LogicalAxes
@@ -39,8 +42,7 @@ class Parameter:
     inputs: int = 0  # how many axes, after that of the layers, a product contracts; 0: not a matrix
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["attention_norm", "query", "key", "value", "output", "query_norm", "key_norm",
-                                                        "ffn_norm", "gate", "up", "down"], meta_fields=[])  # fmt: skip
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Layers:
     """Weights of all layers, stacked. A norm that the model does not have is None."""
@@ -58,7 +60,7 @@ class Layers:
     down: Any  # [L, F, D]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["embedding", "layers", "final_norm", "head"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Weights:
     """All weights of a model; the same tree holds their declarations, shardings or gradients."""
@@ -81,9 +83,14 @@ def declare(config: ModelConfig) -> Weights:
         attention_norm=norm(c.dim),
         query=Parameter((depth, c.dim, c.heads, c.head_dim), (None, "embed", "heads", None), c.dim**-0.5, inputs=1),
         key=Parameter((depth, c.dim, c.kv_heads, c.head_dim), (None, "embed", "kv_heads", None), c.dim**-0.5, inputs=1),
-        value=Parameter((depth, c.dim, c.kv_heads, c.head_dim), (None, "embed", "kv_heads", None), c.dim**-0.5, inputs=1),
+        value=Parameter(
+            (depth, c.dim, c.kv_heads, c.head_dim), (None, "embed", "kv_heads", None), c.dim**-0.5, inputs=1
+        ),
         output=Parameter(
-            (depth, c.heads, c.head_dim, c.dim), (None, "heads", None, "embed"), (c.heads * c.head_dim) ** -0.5 * residual, inputs=2
+            (depth, c.heads, c.head_dim, c.dim),
+            (None, "heads", None, "embed"),
+            (c.heads * c.head_dim) ** -0.5 * residual,
+            inputs=2,
         ),
         query_norm=norm(c.head_dim) if c.qk_norm else None,
         key_norm=norm(c.head_dim) if c.qk_norm else None,
@@ -105,7 +112,8 @@ def _map(function: Callable[[Parameter], Any], config: ModelConfig) -> Weights:
 
 
 def shardings(config: ModelConfig, mesh: Mesh) -> Weights:
-    """Where each weight lies: its declared axes, less those that its shape does not divide over (these are replicated)."""
+    """Where each weight lies: its declared axes, less those that its shape does not divide over (these are
+    replicated)."""
 
     def sharding(parameter: Parameter) -> jax.sharding.NamedSharding:
         axes = (
@@ -118,11 +126,14 @@ def shardings(config: ModelConfig, mesh: Mesh) -> Weights:
 
 
 def abstract(config: ModelConfig, mesh: Mesh | None = None) -> Weights:
-    """Shapes and types (and shardings, given a mesh) without any numbers: for `jax.eval_shape`, checkpoints and converters."""
+    """Shapes and types (and shardings, given a mesh) without any numbers: for `jax.eval_shape`, checkpoints and
+    converters."""
     shapes = _map(lambda parameter: jax.ShapeDtypeStruct(parameter.shape, jnp.float32), config)
     if mesh is None:
         return shapes
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings(config, mesh))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings(config, mesh)
+    )
 
 
 def init(key: Array, config: ModelConfig, mesh: Mesh) -> Weights:
@@ -139,19 +150,30 @@ def init(key: Array, config: ModelConfig, mesh: Mesh) -> Weights:
     return jax.jit(draw, out_shardings=shardings(config, mesh))(key)
 
 
+def _along_last(vector: Float[Array, "N"], like: Array) -> Array:
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
+
+
 def rms_norm(x: Float[Array, "*batch N"], gain: Float[Array, "N"], eps: float) -> Float[Array, "*batch N"]:
     """Root-mean-square norm, in float32. (Zhang and Sennrich, arXiv 1910.07467.)"""
     wide = x.astype(jnp.float32)
-    return (wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps) * gain).astype(x.dtype)
+    return (wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps) * _along_last(gain, x)).astype(
+        x.dtype
+    )
 
 
 def feed_forward(
-    x: Float[Array, "B S D"], layer: Layers, mesh: Mesh, along: str | None = "sequence", tokens: int = FEED_FORWARD_TOKENS
+    x: Float[Array, "B S D"],
+    layer: Layers,
+    mesh: Mesh,
+    along: str | None = "sequence",
+    tokens: int = FEED_FORWARD_TOKENS,
 ) -> Float[Array, "B S D"]:
-    """SwiGLU, blockwise: each device passes its slice of the sequence through in pieces of at most `tokens`, recomputed in the backward pass.
+    """SwiGLU, blockwise: each device passes its slice of the sequence through in pieces of at most `tokens`,
+    recomputed in the backward pass.
 
-    (Shazeer, arXiv 2002.05202; blockwise: Liu and Abbeel, arXiv 2305.19370.) The gradients of the weights are summed over the pieces on each
-    device first, and over devices once.
+    (Shazeer, arXiv 2002.05202; blockwise: Liu and Abbeel, arXiv 2305.19370.) The gradients of the weights are summed
+    over the pieces on each device first, and over devices once.
     """
 
     def piece(x: Array, gate: Array, up: Array, down: Array) -> Array:
@@ -177,7 +199,9 @@ def feed_forward(
     )(x, layer.gate, layer.up, layer.down)  # fmt: skip
 
 
-def embed(table: Float[Array, "V D"], tokens: Int[Array, "B S"], mesh: Mesh, along: str | None = "sequence") -> Float[Array, "B S D"]:
+def embed(
+    table: Float[Array, "V D"], tokens: Int[Array, "B S"], mesh: Mesh, along: str | None = "sequence"
+) -> Float[Array, "B S D"]:
     """Rows of the table, each device looking up its own tokens in the part of the vocabulary that it holds."""
     vocabulary = "vocabulary" if table.shape[0] % mesh.shape["tensor"] == 0 else None
 
@@ -196,7 +220,8 @@ def embed(table: Float[Array, "V D"], tokens: Int[Array, "B S"], mesh: Mesh, alo
     )(table, tokens)
 
 
-# attend(layer index, query, key, value, state) -> (attended, state). The state is carried from layer to layer: a cache, or nothing.
+# attend(layer index, query, key, value, state) -> (attended, state). The state is carried from layer to layer: a
+# cache, or nothing.
 Attend = Callable[[Array, Array, Array, Array, Any], tuple[Array, Any]]
 Remat = Literal["none", "layer"]
 
@@ -210,14 +235,15 @@ def run_layers(
     *,
     config: ModelConfig,
     mesh: Mesh,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     remat: Remat = "none",
     along: str | None = "sequence",
 ) -> tuple[Float[Array, "B S D"], Any]:
     """Embedding, all layers, final norm; what the queries attend to is the caller's.
 
     Args:
-        along: the logical axis on which the tokens lie; None if every device of the ring holds them all, as in decoding.
+        along: the logical axis on which the tokens lie; None if every device of the ring holds them all, as in
+            decoding.
     """
     x = embed(weights.embedding.astype(dtype), tokens, mesh, along)
 
@@ -228,7 +254,10 @@ def run_layers(
         h = rms_norm(x, layer.attention_norm, config.norm_eps)
         query, key, value = (jnp.einsum("bsd,dnk->bsnk", h, w) for w in (layer.query, layer.key, layer.value))
         if config.qk_norm:  # (Henry et al., arXiv 2010.04245)
-            query, key = rms_norm(query, layer.query_norm, config.norm_eps), rms_norm(key, layer.key_norm, config.norm_eps)
+            query, key = (
+                rms_norm(query, layer.query_norm, config.norm_eps),
+                rms_norm(key, layer.key_norm, config.norm_eps),
+            )
         attended, state = attend(index, rotate(query, by), rotate(key, by), value, state)
         x = x + jnp.einsum("bsnk,nkd->bsd", attended, layer.output)
         x = x + feed_forward(rms_norm(x, layer.ffn_norm, config.norm_eps), layer, mesh, along)
@@ -249,7 +278,7 @@ def forward(
     config: ModelConfig,
     frequencies: UInt32[Array | np.ndarray, "2 half"],
     mesh: Mesh,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     remat: Remat = "none",
 ) -> Float[Array, "B S D"]:
     """Final hidden states of packed rows, in any order along the sequence (see `attention.layout`).

@@ -1,8 +1,9 @@
 """Cross-entropy over a long sequence, never holding [S, V].
 
-The loss is one weighted sum over the whole mesh, divided once: every device adds up w * nll and w over its own tokens, chunk by chunk, and the
-sums are joined at the end. Gradients are made in the same pass, while a chunk's logits are there, since the loss is linear in what comes after:
-three products a chunk where recomputation would need four. (The idea of Liger-Kernel, arXiv 2410.10989.)
+The loss is one weighted sum over the whole mesh, divided once: every device adds up w * nll and w over its own
+tokens, chunk by chunk, and the sums are joined at the end. Gradients are made in the same pass, while a chunk's
+logits are there, since the loss is linear in what comes after: three products a chunk where recomputation would need
+four. (The idea of Liger-Kernel, arXiv 2410.10989.)
 """
 
 from functools import partial
@@ -40,7 +41,8 @@ def cross_entropy(
     """Weighted sums of -log p(target), and of hits; p is a softmax over the target's own slice of the vocabulary.
 
     Args:
-        slices: the modalities' parts of the vocabulary (`Vocabulary.modalities`); one slice over all of it is the joint softmax.
+        slices: the modalities' parts of the vocabulary (`Vocabulary.modalities`); one slice over all of it is the
+            joint softmax.
         tokens: how many tokens' logits a device holds at once.
     """
     bounds = tuple((part.start, part.stop) for part in slices)
@@ -68,14 +70,17 @@ _cross_entropy.defvjp(_forward, _backward)
 def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, tokens: int, gradients: bool):
     """The three sums, and the gradients of the nll with respect to hidden and head."""
     columns_split = head.shape[1] % mesh.shape["tensor"] == 0
-    by_token, by_column = partition_spec(("batch", "sequence")), partition_spec((None, "vocabulary" if columns_split else None))
+    by_token, by_column = (
+        partition_spec(("batch", "sequence")),
+        partition_spec((None, "vocabulary" if columns_split else None)),
+    )
     everywhere = RULES["batch"] + RULES["sequence"]
     tensor = ("tensor",) if columns_split else ()
 
     def local(hidden, head, targets, weights):
         width, columns = head.shape
         first = lax.axis_index("tensor") * columns if columns_split else 0
-        places = first + jnp.arange(columns, dtype=jnp.int32)
+        places = first + jnp.arange(columns, dtype=jnp.int32)[None]
         parts = _part_of(places, bounds)
         count = targets.size
         size = min(tokens, count)
@@ -98,10 +103,14 @@ def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, tokens: int, gradi
             at_target = lax.psum(jnp.where(is_target, logits, 0.0).sum(-1), tensor)
             nll = largest + jnp.log(total) - at_target
             trained = weights > 0
-            sums = jnp.stack([jnp.where(trained, weights * nll, 0.0).sum(), weights.sum(), (weights * (at_target >= largest)).sum()])
+            sums = jnp.stack(
+                [jnp.where(trained, weights * nll, 0.0).sum(), weights.sum(), (weights * (at_target >= largest)).sum()]
+            )
             if not gradients:
                 return head_gradient, (sums, None)
-            logit_gradient = ((weights / total)[:, None] * exponentials - jnp.where(is_target, weights[:, None], 0.0)).astype(hidden.dtype)
+            logit_gradient = (
+                (weights / total)[:, None] * exponentials - jnp.where(is_target, weights[:, None], 0.0)
+            ).astype(hidden.dtype)
             hidden_gradient = lax.psum(lax.dot(logit_gradient, head.T.astype(hidden.dtype)), tensor)
             head_gradient += lax.dot(hidden.T, logit_gradient, preferred_element_type=jnp.float32)
             return head_gradient, (sums, hidden_gradient)
@@ -112,7 +121,10 @@ def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, tokens: int, gradi
         sums = tuple(lax.psum(sums.sum(0), everywhere))
         if not gradients:
             return sums, None
-        return sums, (hidden_gradient.reshape(-1, width)[:count].reshape(hidden.shape), lax.psum(head_gradient, everywhere))
+        return sums, (
+            hidden_gradient.reshape(-1, width)[:count].reshape(hidden.shape),
+            lax.psum(head_gradient, everywhere),
+        )
 
     by_hidden = partition_spec(("batch", "sequence", None))
     scalars = (PartitionSpec(),) * 3

@@ -1,4 +1,5 @@
-"""The optimizers, from optax, with the learning rate left out: it is data of the step, so that stages share one compilation."""
+"""The optimizers, from optax, with the learning rate left out: it is data of the step, so that stages share one
+compilation."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,8 +14,8 @@ from ringworld.model.transformer import Parameter, Weights, declare
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), or Muon (Jordan 2024; Liu et al., arXiv 2502.16982) on the matrices of the
-    layers with AdamW on the rest."""
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), or Muon (Jordan 2024; Liu et al., arXiv 2502.16982) on the
+    matrices of the layers with AdamW on the rest."""
 
     kind: Literal["adamw", "muon"] = "adamw"
     b1: float = 0.9

@@ -1,8 +1,7 @@
 """One step of training, compiled: loss, gradients, update, and the rule for a step that went wrong."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -23,7 +22,7 @@ RUNNING_MEAN = 0.95  # memory of the gradient norm's running mean
 SETTLED = 20  # steps before a spike can be told from the start of training
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["weights", "optimizer_state", "step", "gradient_norm"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
     """All that training carries from step to step."""
@@ -79,7 +78,15 @@ def abstract_state(config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh) 
     )
 
 
-def _loss(weights: Weights, batch: Batch, frequencies: Array, slices: tuple[slice, ...], config: ModelConfig, mesh: Mesh, precision: Precision) -> tuple[Array, Sums]:
+def _loss(
+    weights: Weights,
+    batch: Batch,
+    frequencies: Array,
+    slices: tuple[slice, ...],
+    config: ModelConfig,
+    mesh: Mesh,
+    precision: Precision,
+) -> tuple[Array, Sums]:
     hidden = forward(
         weights, batch.tokens, batch.segments, batch.positions,
         config=config, frequencies=frequencies, mesh=mesh, dtype=jnp.dtype(precision.dtype), remat=precision.remat,
@@ -89,12 +96,17 @@ def _loss(weights: Weights, batch: Batch, frequencies: Array, slices: tuple[slic
 
 
 def make_step(
-    config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh, slices: tuple[slice, ...], precision: Precision = Precision()
+    config: ModelConfig,
+    optimizer: OptimizerConfig,
+    mesh: Mesh,
+    slices: tuple[slice, ...],
+    precision: Precision = Precision(),
 ) -> Callable[[TrainState, Batch, Array, Array], tuple[TrainState, Metrics]]:
     """step(state, batch, frequencies, learning_rate) -> (state, metrics), the old state's memory being given up.
 
-    Metrics are float32 scalars: loss, accuracy, gradient_norm, skipped. A loss or gradient that is not finite, or a gradient norm
-    `optimizer.spike` times above its running mean, leaves weights and optimizer as they were (skipped = 1). Learning rate and frequencies are data.
+    Metrics are float32 scalars: loss, accuracy, gradient_norm, skipped. A loss or gradient that is not finite, or a
+    gradient norm `optimizer.spike` times above its running mean, leaves weights and optimizer as they were (skipped =
+    1). Learning rate and frequencies are data.
     """
     rule = build(optimizer, config)
 
@@ -102,13 +114,17 @@ def make_step(
         gradients_of = jax.value_and_grad(_loss, has_aux=True)
         (loss, sums), gradients = gradients_of(state.weights, batch, frequencies, slices, config, mesh, precision)
         norm = optax.tree.norm(gradients)
-        spiked = (state.step >= SETTLED) & (norm > optimizer.spike * state.gradient_norm)
-        good = jnp.isfinite(loss) & jnp.isfinite(norm) & ~spiked
+        limit = jnp.where(state.step >= SETTLED, optimizer.spike * state.gradient_norm, jnp.inf)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        good = finite & (norm <= limit)
         updates, optimizer_state = rule.update(gradients, state.optimizer_state, state.weights)
         weights = jax.tree.map(lambda w, u: w + learning_rate * u, state.weights, updates)
         memory = jnp.minimum(RUNNING_MEAN, state.step / (state.step + 1))  # a plain mean at first
-        after = TrainState(weights, optimizer_state, state.step + 1, memory * state.gradient_norm + (1 - memory) * norm)
+        # A spike counts as high as the limit: if it was the first of many, the mean follows, and training goes on.
+        mean = memory * state.gradient_norm + (1 - memory) * jnp.minimum(norm, limit)
+        after = TrainState(weights, optimizer_state, state.step + 1, mean)
         state = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
+        state = replace(state, gradient_norm=jnp.where(finite, mean, state.gradient_norm))
         metrics = {"loss": loss, "accuracy": _accuracy(sums), "gradient_norm": norm, "skipped": 1.0 - good}
         return state, metrics
 

@@ -1,0 +1,228 @@
+"""Named runs, as plain typed functions: what `ringworld train NAME` trains.
+
+A recipe is data (`training.curriculum.Recipe`): change a number here, or write a function of your own and hand its
+result to `training.loop.train`.
+"""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from ringworld.data.sources import (
+    CorpusConfig,
+    JsonlConfig,
+    NeedleSourceConfig,
+    SourceConfig,
+    TextFolderConfig,
+    TokenizerConfig,
+)
+from ringworld.errors import UserError
+from ringworld.mesh import MeshShape
+from ringworld.model.config import ModelConfig
+from ringworld.training.curriculum import Criterion, Recipe, Stage
+from ringworld.training.optimizer import OptimizerConfig
+from ringworld.training.step import Precision
+
+# LLaMA-2 7B, which LWM starts from.
+LLAMA_7B = ModelConfig(vocabulary_size=32000, dim=4096, ffn=11008, layers=32, heads=32, kv_heads=32, head_dim=128)
+
+# LWM's stage 1 (arXiv 2402.08268, table 1, and its README): sequence, theta, steps, warm-up, devices along tensor and
+# sequence.
+LWM_TEXT = {
+    "32k": (32_768, 1e6, 1200, 100, 4, 1),
+    "128k": (131_072, 1e7, 3000, 200, 8, 1),
+    "256k": (262_144, 1e7, 3000, 200, 16, 1),
+    "512k": (524_288, 2.5e7, 720, 50, 16, 2),
+    "1m": (1_048_576, 5e7, 450, 25, 16, 4),
+}
+LWM_TOKENS_PER_STEP = 2**22
+
+# The demo's model: two heads of 32 and three layers are the least that finds a needle by name.
+NANO = ModelConfig(
+    vocabulary_size=1024, dim=64, ffn=160, layers=3, heads=2, kv_heads=2, head_dim=32, tied=True, qk_norm=True
+)
+NANO_OPTIMIZER = OptimizerConfig(kind="muon", weight_decay=0.0)
+NANO_THETA = 1e4 / 64  # of RoPE, for each token of the context: theta grows with it
+
+
+def debug(seed: int = 0, data: Path | None = None) -> Recipe:
+    """A few steps of two stages in seconds, without a network."""
+    corpora = ("tiny",)
+    prose: SourceConfig = CorpusConfig(corpora) if data is None else _texts(data)
+
+    def stage(name: str, length: int, steps: int) -> Stage:
+        return Stage(
+            name,
+            sequence_length=length,
+            batch_size=2048 // length,
+            steps=steps,
+            rope_theta=NANO_THETA * length,
+            learning_rate=2e-3,
+            warmup_steps=4,
+            sources=((prose, 0.5), (NeedleSourceConfig(corpora), 0.5)),
+            normalization="example",
+        )
+
+    return Recipe(
+        name="debug",
+        summary="two short stages on made-up prose, in seconds and without a network",
+        model=ModelConfig(
+            vocabulary_size=512, dim=32, ffn=64, layers=2, heads=2, kv_heads=1, head_dim=16, tied=True, qk_norm=True
+        ),
+        tokenizer=TokenizerConfig(size=512, corpora=corpora),
+        optimizer=NANO_OPTIMIZER,
+        stages=(stage("64", 64, 12), stage("128", 128, 8)),
+        seed=seed,
+        mesh=MeshShape(data=-1),
+    )
+
+
+def _nano_stage(
+    length: int, rows: int, steps: int, needles: int, rate: float, value: float, corpora: tuple[str, ...]
+) -> Stage:
+    """One doubling of the context: half of the rows hide one needle, as in the test, half hide several, so that their
+    names matter."""
+
+    def hidden(count: int) -> NeedleSourceConfig:
+        return NeedleSourceConfig(corpora, needles=count)
+
+    return Stage(
+        name=str(length) if length < 1024 else f"{length // 1024}k",
+        sequence_length=length,
+        batch_size=rows,
+        steps=steps,
+        rope_theta=NANO_THETA * length,
+        learning_rate=rate,
+        warmup_steps=min(20, steps // 4),
+        sources=((hidden(1), 0.5), (hidden(needles), 0.5)) if needles > 1 else ((hidden(1), 1.0),),
+        packing="whole",
+        normalization="example",
+        until=Criterion("accuracy", value, check_every=25 if length <= 1024 else 10, rows=max(16, 16384 // length)),
+    )
+
+
+def nano_text(seed: int = 0, data: Path | None = None) -> Recipe:
+    """From 64 tokens to 8K in ten minutes of two cores: LWM's stage 1 at a size that a laptop trains."""
+    _takes_no_data("nano-text", data)
+    corpora = ("essays",)
+    return Recipe(
+        name="nano-text",
+        summary="0.2M parameters learn to find needles, from 64 tokens to 8K, in ten minutes of two cores",
+        model=NANO,
+        tokenizer=TokenizerConfig(size=NANO.vocabulary_size, corpora=corpora),
+        optimizer=NANO_OPTIMIZER,
+        stages=_nano_stages(corpora),
+        seed=seed,
+        mesh=MeshShape(data=-1),
+    )
+
+
+def _nano_stages(corpora: tuple[str, ...]) -> tuple[Stage, ...]:
+    return (
+        _nano_stage(64, 64, 400, 1, 2e-3, 0.97, corpora),
+        _nano_stage(128, 32, 300, 2, 2e-3, 0.95, corpora),
+        _nano_stage(256, 16, 200, 4, 2e-3, 0.95, corpora),
+        _nano_stage(512, 8, 150, 6, 2e-3, 0.95, corpora),
+        _nano_stage(1024, 8, 100, 8, 2e-3, 0.95, corpora),
+        _nano_stage(2048, 4, 80, 8, 1e-3, 0.95, corpora),
+        _nano_stage(4096, 2, 60, 8, 1e-3, 0.95, corpora),
+        _nano_stage(8192, 2, 40, 8, 1e-3, 0.95, corpora),
+    )
+
+
+def nano_text_long(seed: int = 0, data: Path | None = None) -> Recipe:
+    """nano-text, and on to 64K."""
+    _takes_no_data("nano-text-long", data)
+    short, long = ("essays",), ("essays", "sotu")
+    return Recipe(
+        name="nano-text-long",
+        summary="nano-text, then on to 64K tokens, in at most two and a half hours of two cores",
+        model=NANO,
+        tokenizer=TokenizerConfig(size=NANO.vocabulary_size, corpora=short),
+        optimizer=NANO_OPTIMIZER,
+        stages=(
+            *_nano_stages(short),
+            _nano_stage(16384, 2, 40, 8, 5e-4, 0.97, long),
+            _nano_stage(32768, 2, 30, 8, 5e-4, 0.97, long),
+            _nano_stage(65536, 2, 20, 8, 5e-4, 0.97, long),
+        ),
+        seed=seed,
+        mesh=MeshShape(data=-1),
+    )
+
+
+def _lwm_text(last: str) -> Callable[[int, Path | None], Recipe]:
+    """LWM's stage 1 from the beginning to the length `last`."""
+
+    def recipe(seed: int = 0, data: Path | None = None) -> Recipe:
+        if data is None:
+            raise UserError(
+                f"text-{last} trains on your own long texts: name a folder of *.txt, or a .jsonl, with --data, and put "
+                "the model's tokenizer.json beside them"
+            )
+        names = list(LWM_TEXT)
+        stages = []
+        for name in names[: names.index(last) + 1]:
+            length, theta, steps, warmup, tensor, sequence = LWM_TEXT[name]
+            stages.append(
+                Stage(
+                    name=name,
+                    sequence_length=length,
+                    batch_size=LWM_TOKENS_PER_STEP // length,
+                    steps=steps,
+                    rope_theta=theta,
+                    learning_rate=4e-5,
+                    warmup_steps=warmup,
+                    sources=((_texts(data), 1.0),),
+                    mesh=MeshShape(fsdp=-1, tensor=tensor, sequence=sequence),
+                    reset_optimizer=True,
+                )
+            )
+        return Recipe(
+            name=f"text-{last}",
+            summary=f"LWM's stage 1 at 7B, up to {last.upper()} tokens, with the paper's numbers",
+            model=LLAMA_7B,
+            tokenizer=TokenizerConfig(
+                size=LLAMA_7B.vocabulary_size, path=str((data if data.is_dir() else data.parent) / "tokenizer.json")
+            ),
+            optimizer=OptimizerConfig(kind="adamw"),
+            stages=tuple(stages),
+            seed=seed,
+            precision=Precision(remat="layer"),
+            checkpoint_seconds=1800.0,
+        )
+
+    return recipe
+
+
+def _texts(data: Path) -> SourceConfig:
+    """A .jsonl of documents, or a folder of *.txt."""
+    return JsonlConfig(str(data)) if data.suffix == ".jsonl" else TextFolderConfig(str(data))
+
+
+def _takes_no_data(name: str, data: Path | None) -> None:
+    if data is not None:
+        raise UserError(
+            f"{name} fetches its own prose and does not take --data {data}: leave it out, or train `debug` or "
+            "`text-32k` on yours"
+        )
+
+
+RECIPES: dict[str, Callable[[int, Path | None], Recipe]] = {
+    "debug": debug,
+    "nano-text": nano_text,
+    "nano-text-long": nano_text_long,
+} | {f"text-{length}": _lwm_text(length) for length in LWM_TEXT}
+
+
+def recipe_names() -> tuple[str, ...]:
+    return tuple(RECIPES)
+
+
+def build(name: str, *, seed: int = 0, data: Path | None = None) -> Recipe:
+    """The recipe of a name. Raises UserError for an unknown one, naming the nearest."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"there is no recipe {name!r}: {hint}The recipes are {', '.join(RECIPES)}")
+    return RECIPES[name](seed, data)
