@@ -34,4 +34,4 @@ def demo(out: Path, *, seed: int = 0) -> Path:
 
 def after_stage(stage: Stage, model: Model) -> Iterator[tuple[str, float]]:
     """What a stage bought: the share of needles found at each length, up to twice the stage's own."""
-    yield from NeedleCheck(HeldOutProse(model.tokenizer), LENGTHS)(stage, model)
+    yield from NeedleCheck(HeldOutProse(model.tokenizer), (64, 128, *LENGTHS))(stage, model)
