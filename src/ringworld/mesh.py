@@ -7,7 +7,7 @@ Everything that knows about devices is here. The rest of the program names the *
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -94,7 +94,7 @@ def default_cpu_devices() -> int:
     return min(2, os.cpu_count() or 1)
 
 
-def build_mesh(shape: MeshShape = MeshShape(), devices: Sequence[jax.Device] | None = None) -> Mesh:
+def build_mesh(shape: MeshShape = MeshShape(), devices: Sequence[Any] | None = None) -> Mesh:
     """The device mesh of a shape, over `devices` (default: all there are).
 
     `jax.make_mesh` orders devices along the machine's torus, which keeps neighbours in the ring neighbours on the

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from ringworld.data.corpora import load_corpus, split
 from ringworld.data.documents import ENDLESS
 from ringworld.data.needles import (
+    ANSWER,
     CITIES,
     NEEDLE,
     PROMPT,
@@ -43,6 +44,11 @@ def read(haystack: Haystack, ids: np.ndarray) -> str:
     return haystack.tokenizer.decode(ids)
 
 
+def answers(one: NeedleExample) -> list[str]:
+    """The sentences that a model should say."""
+    return [ANSWER.format(city=city, number=number) for city, number in zip(one.cities, one.answers, strict=True)]
+
+
 def hidden(text: str) -> list[tuple[str, str]]:
     return re.findall(r"\nThe special magic ([A-Z][A-Za-z ]*) number is: (\d{7})\n", text)
 
@@ -66,39 +72,40 @@ def test_the_wording_is_lwms() -> None:
     )
     context = prompt.split("USER: ")[1].split(" " + QUESTION.format(city=city))[0]
     assert prompt == PROMPT.format(context=context, question=QUESTION.format(city=city))
-    assert read(HAYSTACK, one.document.tokens) == prompt + number
+    assert read(HAYSTACK, one.document.tokens) == f"{prompt}The special magic {city} number is: {number}"
 
 
 def test_the_wording_of_many_is_lwms() -> None:
     three = example(needles=4, asked=3, form="multi", length=300)
-    (a, b, c), (x, y, z) = three.cities, three.answers
+    a, b, c = three.cities
     text = read(HAYSTACK, three.document.tokens)
     assert text.startswith("You are a helpful assistant. USER: ")
     assert text.endswith(
         f" What are the special magic numbers for {a}, {b}, and {c}? Don't give information outside the document. "
-        f"ASSISTANT: {a}: {x}, {b}: {y}, {c}: {z}"
+        f"ASSISTANT: {' '.join(answers(three))}"
     )
     two = example(needles=2, asked=2, form="multi")
     assert f"numbers for {two.cities[0]}, and {two.cities[1]}? Don't" in read(HAYSTACK, two.prompt)
     one = example(needles=2, asked=1, form="multi")
     assert read(HAYSTACK, one.document.tokens).endswith(
         f" What is the special magic number for {one.cities[0]}? Don't give information outside the document. "
-        f"ASSISTANT: {one.answers[0]}"
+        f"ASSISTANT: {answers(one)[0]}"
     )
 
 
 def test_turns_ask_for_the_other_needles_after_the_first_answer() -> None:
     two = example(needles=2, asked=2, form="turns")
     text = read(HAYSTACK, two.document.tokens)
-    assert text.startswith(read(HAYSTACK, two.prompt) + two.answers[0])
-    assert text.endswith(two.answers[0] + TURN.format(question=QUESTION.format(city=two.cities[1])) + two.answers[1])
+    first, second = answers(two)
+    turn = TURN.format(question=QUESTION.format(city=two.cities[1]))
+    assert text == read(HAYSTACK, two.prompt) + first + turn + second
 
 
 def test_a_bare_template_for_short_rows() -> None:
     bare = example(template="bare", length=40, haystack=HAYSTACK)
     text = read(HAYSTACK, bare.document.tokens)
     assert text.startswith("USER: ")
-    assert text.endswith(f" What is the special magic {bare.cities[0]} number? ASSISTANT: {bare.answers[0]}")
+    assert text.endswith(f" What is the special magic {bare.cities[0]} number? ASSISTANT: {answers(bare)[0]}")
 
 
 @settings(deadline=None, max_examples=150)
@@ -168,17 +175,14 @@ def test_answers_weigh_one_and_all_else_the_prose_weight(form: Form, needles: in
     framed = frame(one.document, TOKENIZER.vocabulary)
     assert framed.tokens.tolist() == one.document.tokens.tolist()
     _, targets, _, _, weights = pack_row([(framed, 0)], 300, TOKENIZER.vocabulary, "token")
-    answers = weights == weights.max()
-    np.testing.assert_allclose(weights[answers].sum(), 1, rtol=1e-5)
-    np.testing.assert_allclose(weights[~answers].sum(), 0.1, rtol=1e-5)
-    said = "".join(read(HAYSTACK, targets[answers]))
-    if form == "multi":
-        assert said == f"{one.cities[0]}: {one.answers[0]}, {one.cities[1]}: {one.answers[1]}"
-    else:
-        assert said == "".join(one.answers)
-    assert targets[answers][-1] == TOKENIZER.vocabulary.eos
-    assert answers[len(one.prompt) - 1]
-    assert not answers[: len(one.prompt) - 1].any()
+    trained = weights == weights.max()
+    np.testing.assert_allclose(weights[trained].sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose(weights[~trained].sum(), 0.1, rtol=1e-5)
+    said = "".join(read(HAYSTACK, targets[trained]))
+    assert said == (" " if form == "multi" else "").join(answers(one))
+    assert targets[trained][-1] == TOKENIZER.vocabulary.eos
+    assert trained[len(one.prompt) - 1]
+    assert not trained[: len(one.prompt) - 1].any()
 
 
 def test_cities_are_many_and_distinct() -> None:
@@ -192,8 +196,9 @@ def test_the_wording_costs_few_tokens() -> None:
     assert {len(ids) for ids in words.needles} == {3}
     assert {len(ids) for ids in words.questions} == {3}
     assert {len(ids) for ids in words.turns} == {5}
+    assert {len(ids) for ids in (*words.answers, *words.next_answers)} == {3}
     # bos, head, space; needle and its digits and newline; question, tail, answer, eos.
-    assert len(example(length=26).document) == 26
+    assert len(example(length=29).document) == 29
     assert len(set(phrases())) == len(phrases())
 
 

@@ -233,13 +233,14 @@ def forward(
             def update(j: Array, state: tuple[Array, Array, Array], masked: bool) -> tuple[Array, Array, Array]:
                 output, largest, total = state
                 scores = _dot(query, lax.dynamic_index_in_dim(key_transposed, j, 1, keepdims=False))
+                mask = None
                 if masked:
                     here = Positions(*(lax.dynamic_index_in_dim(x, j, 0, keepdims=False) for x in key_where))
-                    mask = _mask(where, here, rows.group)
+                    mask = _mask(where, here, rows.group)[None]
                     scores = jnp.where(mask, scores, MASKED)
                 new_largest = jnp.maximum(largest, scores.max(-1, keepdims=True))
                 weights = blocks.exp2(scores - new_largest)
-                if masked:
+                if mask is not None:
                     weights = jnp.where(mask, weights, 0.0)
                 shrink = blocks.exp2(largest - new_largest)
                 values = lax.dynamic_index_in_dim(value, j, 1, keepdims=False)
@@ -325,7 +326,7 @@ def backward(
                 weights = blocks.exp2(_dot(at(query), key_transposed) - at(log_sum))
                 if masked:
                     here = Positions(*(lax.dynamic_index_in_dim(x, i, 0, keepdims=False) for x in query_where))
-                    weights = jnp.where(_mask(here, where, rows.group), weights, 0.0)
+                    weights = jnp.where(_mask(here, where, rows.group)[None], weights, 0.0)
                 score_gradient = weights * (_dot(at(gradient), value_transposed) - at(delta))
                 score_gradient = score_gradient.astype(key.dtype)
                 value_gradient += _dot(at(gradient_transposed), weights.astype(key.dtype))
@@ -345,7 +346,8 @@ def backward(
 
         by_block = (key.swapaxes(0, 1), value.swapaxes(0, 1), key_where)
         query_gradient, transposed = lax.scan(key_block, jnp.zeros(query.shape, jnp.float32), by_block)
-        return query_gradient, *(x.swapaxes(0, 1).swapaxes(-1, -2) for x in transposed)
+        key_gradient, value_gradient = (x.swapaxes(0, 1).swapaxes(-1, -2) for x in transposed)
+        return query_gradient, key_gradient, value_gradient
 
     query_gradient, key_gradient, value_gradient = lax.map(
         one,

@@ -89,20 +89,21 @@ def _local_attention(query, key, value, segments, positions, ring: int, blocks: 
 def _forward(query, key, value, segments, positions, ring: int, blocks: Blocks):
     here = Positions(segments, positions)
 
+    def over(held):
+        key, value, where = held
+        return blockwise.forward(query, key, value, here, where, blocks)
+
     def hop(state, _):
         held, so_far = state
         coming = _send_on(held, ring)  # does not wait for the products below, nor they for it
-        return (coming, blockwise.merge(so_far, blockwise.forward(query, *held[:2], here, held[2], blocks))), None
+        return (coming, blockwise.merge(so_far, over(held))), None
 
     held = (key, value, here)
     if ring == 1:
-        output, log_sum = blockwise.forward(query, *held[:2], here, here, blocks)
+        output, log_sum = over(held)
     else:
-        coming = _send_on(held, ring)
-        own = blockwise.forward(query, key, value, here, here, blocks)
-        (held, so_far), _ = lax.scan(hop, (coming, own), length=ring - 2)
-        last = blockwise.forward(query, *held[:2], here, held[2], blocks)
-        output, log_sum = blockwise.merge(so_far, last)
+        (held, so_far), _ = lax.scan(hop, (_send_on(held, ring), over(held)), length=ring - 2)
+        output, log_sum = blockwise.merge(so_far, over(held))
     output = checkpoint_name(output.astype(query.dtype), SAVED)
     log_sum = checkpoint_name(log_sum, SAVED)
     return output, (query, key, value, here, output, log_sum)

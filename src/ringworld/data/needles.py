@@ -22,6 +22,11 @@ Template = Literal["lwm", "bare"]
 DIGITS = 7
 NEEDLE = "\nThe special magic {city} number is: {number}\n"
 QUESTION = "What is the special magic {city} number?"
+# How training rows answer; LWM scores the digits alone, wherever they stand. A whole sentence, since it leads up to the
+# number in the needle's own words: to go on as the text did before is the first thing that attention learns. Answers
+# of bare digits left the first digit of the number at chance for hundreds of steps, in one run of two.
+ANSWER = "The special magic {city} number is: {number}"
+NEXT_ANSWER = " " + ANSWER
 # LWM's multi-needle test asks in these words, with another closing sentence in its prompt.
 QUESTION_OF_MANY = "What is the special magic number for {city}?"
 QUESTIONS_OF_MANY = "What are the special magic numbers for {cities}?"
@@ -60,11 +65,22 @@ CITIES = (
 def phrases() -> tuple[str, ...]:
     """The fixed wording around contexts, cities and numbers, and the cities: for a tokenizer to make one id of each."""
     needle, number, _ = _pieces(NEEDLE, " {city}", "{number}")
+    answer, next_answer = (_pieces(text, " {city}")[0] for text in (ANSWER, NEXT_ANSWER))
     ask, asked = _pieces(" " + QUESTION, " {city}")
     prompts = [_pieces(text, " {context} {question}") for text in (PROMPT, PROMPT_OF_MANY, BARE_PROMPT)]
     turn, _ = _pieces(TURN, " {question}")
     many = _pieces(" " + QUESTIONS_OF_MANY, " {cities}")[0]
-    fixed = [needle, number, ask, asked, turn, many, *(piece for pair in prompts for piece in pair)]
+    fixed = [
+        needle,
+        number,
+        answer,
+        next_answer,
+        ask,
+        asked,
+        turn,
+        many,
+        *(piece for pair in prompts for piece in pair),
+    ]
     return (*dict.fromkeys(fixed), *(f" {city}" for city in CITIES))
 
 
@@ -99,18 +115,20 @@ class Wording:
         self.bos = np.array([vocabulary.bos], np.int32)
         self.eos = np.array([vocabulary.eos], np.int32)
         self.digits = np.array(digits, np.int32)
-        self.space, self.comma, self.colon, self.conjunction = ids(" "), ids(","), ids(":"), ids(" and")
+        self.space, self.comma, self.conjunction = ids(" "), ids(","), ids(" and")
         self.prompts = {"lwm": prompt(PROMPT), "bare": prompt(BARE_PROMPT)}
         self.prompts_of_many = {"lwm": prompt(PROMPT_OF_MANY), "bare": prompt(BARE_PROMPT)}
         needle, needle_end = _pieces(NEEDLE, "{number}")
         self.needles = [ids(needle.format(city=city)) for city in CITIES]
         self.needle_end = ids(needle_end)
+        self.answers, self.next_answers = (
+            [ids(_pieces(text, "{number}")[0].format(city=city)) for city in CITIES] for text in (ANSWER, NEXT_ANSWER)
+        )
         self.questions = [ids(" " + QUESTION.format(city=city)) for city in CITIES]
         self.turns = [ids(TURN.format(question=QUESTION.format(city=city))) for city in CITIES]
         self.questions_of_many = [ids(" " + QUESTION_OF_MANY.format(city=city)) for city in CITIES]
         self.list_start, self.list_end = (ids(piece) for piece in _pieces(" " + QUESTIONS_OF_MANY, " {cities}"))
         self.cities = [ids(f" {city}") for city in CITIES]
-        self.first_cities = [ids(city) for city in CITIES]
 
 
 class Haystack:
@@ -251,26 +269,23 @@ def _conversation(
     words: Wording, cities: list[int], digits: np.ndarray, form: Form, template: Template
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """What stands before the context; the question up to the answer; and each answer with what follows it."""
+    nothing = np.empty(0, np.int32)
     if form != "multi":
         head, tail = words.prompts[template]
-        following = [words.turns[city] for city in cities[1:]]
-        answers = list(zip(digits, [*following, digits[0][:0]], strict=False))
+        said = [np.concatenate([words.answers[city], number]) for city, number in zip(cities, digits, strict=False)]
+        answers = list(zip(said, [*(words.turns[city] for city in cities[1:]), nothing], strict=True))
         return head, np.concatenate([words.questions[cities[0]], tail]), answers
     head, tail = words.prompts_of_many[template]
+    answer = [words.answers[cities[0]], digits[0]]
+    for city, number in zip(cities[1:], digits[1:], strict=False):
+        answer += [words.next_answers[city], number]
     if len(cities) == 1:
-        return head, np.concatenate([words.questions_of_many[cities[0]], tail]), [(digits[0], digits[0][:0])]
-    asked, answer = [words.list_start], []
-    for index, city in enumerate(cities):
-        if index:
-            asked.append(words.comma)
-            answer += [words.comma, words.cities[city]]
-        else:
-            answer.append(words.first_cities[city])
-        if index == len(cities) - 1:
-            asked.append(words.conjunction)
-        asked.append(words.cities[city])
-        answer += [words.colon, words.space, digits[index]]
-    return head, np.concatenate([*asked, words.list_end, tail]), [(np.concatenate(answer), digits[0][:0])]
+        question = words.questions_of_many[cities[0]]
+    else:
+        *others, last = (words.cities[city] for city in cities)
+        listed = [part for city in others for part in (city, words.comma)]
+        question = np.concatenate([words.list_start, *listed, words.conjunction, last, words.list_end])
+    return head, np.concatenate([question, tail]), [(np.concatenate(answer), nothing)]
 
 
 def _random_depths(rng: np.random.Generator, count: int) -> list[float]:

@@ -6,6 +6,7 @@ computed, in whatever order the sequence lies there. Segments and positions of t
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,9 +69,7 @@ def prefill(
     empty = jnp.zeros((config.layers, rows, capacity, config.kv_heads, config.head_dim), dtype)
     empty = constrain(empty, mesh, *CACHE_AXES)
 
-    def attend(
-        layer: Array, query: Array, key: Array, value: Array, caches: tuple[Array, Array]
-    ) -> tuple[Array, tuple[Array, Array]]:
+    def attend(layer: Array, query: Array, key: Array, value: Array, caches: Any) -> tuple[Array, Any]:
         caches = tuple(fill(cache, new, layer, mesh=mesh) for cache, new in zip(caches, (key, value), strict=True))
         return attention(query, key, value, segments, positions, mesh=mesh), caches
 
@@ -125,13 +124,12 @@ def decode_step(
 
     segments, positions = note(cache.segments, jnp.ones_like(position)), note(cache.positions, position)
 
-    def attend(
-        layer: Array, query: Array, key: Array, value: Array, caches: tuple[Array, Array]
-    ) -> tuple[Array, tuple[Array, Array]]:
-        output, *caches = decode_attention(
-            query, key, value, *caches, layer, segments, positions, position, cache.filled, cache.dealt, mesh=mesh
+    def attend(layer: Array, query: Array, key: Array, value: Array, caches: Any) -> tuple[Array, Any]:
+        keys, values = caches
+        output, keys, values = decode_attention(
+            query, key, value, keys, values, layer, segments, positions, position, cache.filled, cache.dealt, mesh=mesh
         )
-        return output, tuple(caches)
+        return output, (keys, values)
 
     by = rotation(position, frequencies)
     hidden, (keys, values) = run_layers(

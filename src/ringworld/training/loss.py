@@ -7,7 +7,7 @@ four. (The idea of Liger-Kernel, arXiv 2410.10989.)
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,11 +46,12 @@ def cross_entropy(
         tokens: how many tokens' logits a device holds at once.
     """
     bounds = tuple((part.start, part.stop) for part in slices)
-    return Sums(*_cross_entropy(hidden, head, targets, weights, bounds, mesh, tokens))
+    sums: Any = _cross_entropy(hidden, head, targets, weights, bounds, mesh, tokens)
+    return Sums(*sums)
 
 
 @partial(jax.custom_vjp, nondiff_argnames=("bounds", "mesh", "tokens"))
-def _cross_entropy(hidden, head, targets, weights, bounds, mesh, tokens):
+def _cross_entropy(hidden, head, targets, weights, bounds, mesh, tokens) -> Any:
     return _sums(hidden, head, targets, weights, bounds, mesh, tokens, gradients=False)[0]
 
 
@@ -67,7 +68,7 @@ def _backward(bounds, mesh, tokens, saved, cotangents):
 _cross_entropy.defvjp(_forward, _backward)
 
 
-def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, tokens: int, gradients: bool):
+def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, tokens: int, gradients: bool) -> Any:
     """The three sums, and the gradients of the nll with respect to hidden and head."""
     columns_split = head.shape[1] % mesh.shape["tensor"] == 0
     by_token, by_column = (
@@ -91,7 +92,7 @@ def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, tokens: int, gradi
             padding = [(0, chunks * size - count)] + [(0, 0)] * (array.ndim - 1)
             return jnp.pad(array, padding, constant_values=fill).reshape(chunks, size, *array.shape[1:])
 
-        def chunk(head_gradient, inputs):
+        def chunk(head_gradient: Array, inputs) -> tuple[Array, Any]:
             hidden, targets, weights = inputs
             logits = lax.dot(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
             if len(bounds) > 1:

@@ -1,8 +1,9 @@
 """The optimizers, from optax, with the learning rate left out: it is data of the step, so that stages share one
 compilation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import optax
@@ -62,5 +63,5 @@ def _matrix(parameter: Parameter) -> MuonDimensionNumbers | None:
     return MuonDimensionNumbers(tuple(range(1, split)), tuple(range(split, len(parameter.shape))))
 
 
-def _map(function, declared: Weights) -> Weights:
+def _map(function: Callable[[Parameter], Any], declared: Weights) -> Any:
     return jax.tree.map(function, declared, is_leaf=lambda x: isinstance(x, Parameter))

@@ -25,12 +25,12 @@ SETTLED = 20  # steps before a spike can be told from the start of training
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that training carries from step to step."""
+    """All that training carries from step to step; or, in the same tree, shapes or places of it."""
 
     weights: Weights
     optimizer_state: Any
-    step: Array  # int32, steps that changed the weights
-    gradient_norm: Array  # float32, running mean
+    step: Any  # int32 scalar, steps that changed the weights
+    gradient_norm: Any  # float32 scalar, its running mean
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,20 @@ def _loss(
     mesh: Mesh,
     precision: Precision,
 ) -> tuple[Array, Sums]:
+    tokens, segments, positions = (jnp.asarray(x) for x in (batch.tokens, batch.segments, batch.positions))
     hidden = forward(
-        weights, batch.tokens, batch.segments, batch.positions,
-        config=config, frequencies=frequencies, mesh=mesh, dtype=jnp.dtype(precision.dtype), remat=precision.remat,
-    )  # fmt: skip
-    sums = cross_entropy(hidden, head(weights), batch.targets, batch.weights, slices=slices, mesh=mesh)
+        weights,
+        tokens,
+        segments,
+        positions,
+        config=config,
+        frequencies=frequencies,
+        mesh=mesh,
+        dtype=jnp.dtype(precision.dtype),
+        remat=precision.remat,
+    )
+    targets, counts = jnp.asarray(batch.targets), jnp.asarray(batch.weights)
+    sums = cross_entropy(hidden, head(weights), targets, counts, slices=slices, mesh=mesh)
     return sums.nll / jnp.maximum(sums.weight, 1e-9), sums
 
 
@@ -108,7 +117,7 @@ def make_step(
     gradient norm `optimizer.spike` times above its running mean, leaves weights and optimizer as they were (skipped =
     1). Learning rate and frequencies are data.
     """
-    rule = build(optimizer, config)
+    rule: Any = build(optimizer, config)
 
     def step(state: TrainState, batch: Batch, frequencies: Array, learning_rate: Array) -> tuple[TrainState, Metrics]:
         gradients_of = jax.value_and_grad(_loss, has_aux=True)
