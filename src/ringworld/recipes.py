@@ -129,8 +129,8 @@ def _nano_stages(corpora: tuple[str, ...]) -> tuple[Stage, ...]:
         _nano_stage(512, 4, 300, 6, 2e-3, 0.97, corpora),
         _nano_stage(1024, 4, 150, 8, 2e-3, 0.97, corpora),
         _nano_stage(2048, 2, 100, 8, 1e-3, 0.98, corpora),
-        _nano_stage(4096, 2, 50, 8, 1e-3, 0.98, corpora),
-        _nano_stage(8192, 2, 25, 8, 1e-3, 0.98, corpora),
+        _nano_stage(4096, 2, 60, 8, 1e-3, 0.98, corpora),
+        _nano_stage(8192, 2, 60, 8, 1e-3, 0.98, corpora),
     )
 
 

@@ -1,0 +1,75 @@
+"""Named runs: what they say, and that LWM's 7B ones hold together by shape."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ringworld import recipes
+from ringworld.data.packing import Batch
+from ringworld.errors import UserError
+from ringworld.mesh import MeshShape, build_mesh
+from ringworld.model.rope import rope_frequencies
+from ringworld.training.step import abstract_state, make_step
+
+PAPER = {  # LWM, stage 1: tokens in a row, theta, steps, warm-up, tokens in all (billions)
+    "text-32k": (32_768, 1e6, 1200, 100, 4.8),
+    "text-128k": (131_072, 1e7, 3000, 200, 12),
+    "text-256k": (262_144, 1e7, 3000, 200, 12),
+    "text-512k": (524_288, 2.5e7, 720, 50, 3),
+    "text-1m": (1_048_576, 5e7, 450, 25, 1.8),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_lwms_stages_have_the_papers_numbers(name):
+    recipe = recipes.build(name, data=Path("books"))
+    stage = recipe.stages[-1]
+    length, theta, steps, warmup, billions = PAPER[name]
+    assert (stage.sequence_length, stage.rope_theta, stage.steps, stage.warmup_steps) == (length, theta, steps, warmup)
+    assert stage.tokens_per_step == 2**22
+    assert stage.steps * stage.tokens_per_step / 1e9 == pytest.approx(billions, rel=0.06)
+    assert stage.learning_rate == 4e-5
+    assert [f"text-{s.name}" for s in recipe.stages] == list(PAPER)[: len(recipe.stages)]
+    assert recipe.model.parameters == pytest.approx(6.74e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_7b_step_of_every_length_has_a_shape(name):
+    """The whole step, traced without a number: weights sharded, rows of up to a million tokens, no array of [S, S]."""
+    recipe = recipes.build(name, data=Path("books"))
+    stage = recipe.stages[-1]
+    mesh = build_mesh(MeshShape(fsdp=-1, tensor=2, sequence=2 if stage.mesh and stage.mesh.sequence > 1 else 1))
+    state = abstract_state(recipe.model, recipe.optimizer, mesh)
+    rows = jax.ShapeDtypeStruct((stage.batch_size, stage.sequence_length), jnp.int32)
+    batch = Batch(rows, rows, rows, rows, jax.ShapeDtypeStruct(rows.shape, jnp.float32))
+    step = make_step(recipe.model, recipe.optimizer, mesh, (slice(0, 32_000),), recipe.precision)
+    frequencies = rope_frequencies(stage.rope_theta, recipe.model.head_dim)
+    after, metrics = jax.eval_shape(step, state, batch, frequencies, np.float32(4e-5))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert {name: x.shape for name, x in metrics.items()} == {
+        "loss": (), "accuracy": (), "gradient_norm": (), "skipped": ()
+    }  # fmt: skip
+
+
+def test_the_nano_curriculum_doubles_length_and_theta():
+    short, long = (recipes.build(name).stages for name in ("nano-text", "nano-text-long"))
+    assert [stage.sequence_length for stage in short] == [64 * 2**i for i in range(8)]
+    assert [stage.sequence_length for stage in long] == [64 * 2**i for i in range(11)]
+    assert all(stage.rope_theta / stage.sequence_length == 1e4 / 64 for stage in long)
+    assert long[: len(short)] == short
+    assert all(stage.until is not None for stage in long)
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(UserError, match=r"there is no recipe 'nano-txt': did you mean 'nano-text'\?"):
+        recipes.build("nano-txt")
+
+
+def test_recipes_that_need_data_say_so_and_those_that_do_not_too():
+    with pytest.raises(UserError, match="text-1m trains on your own long texts"):
+        recipes.build("text-1m")
+    with pytest.raises(UserError, match="nano-text fetches its own prose"):
+        recipes.build("nano-text", data=Path("books"))
