@@ -23,7 +23,7 @@ demo: $(READY)  ## train a small model through the whole curriculum, test it on 
 	$(BIN)/ringworld demo
 
 test: $(READY)  ## the fast tests
-	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	@$(BIN)/python -m pytest -n auto -m 'not slow' $(ARGS)
 
 slow: $(READY)  ## the tests that take longer
 	@$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]  # 5: there is no slow test

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ringworld.errors import UserError
-from ringworld.evaluation.files import read_json, write_atomically, write_json
+from ringworld.evaluation.files import read_json, write_json, write_result
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -18,14 +18,14 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a"
-    write_atomically(path, b"before")
+    write_result(path, b"before")
 
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match=r"cannot write .*a: No space left on device"):
-        write_atomically(path, b"after")
+        write_result(path, b"after")
     assert path.read_bytes() == b"before"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
@@ -33,7 +33,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*give another folder"):
-        write_atomically(tmp_path / "file" / "a", b"")
+        write_result(tmp_path / "file" / "a", b"")
 
 
 def test_what_is_not_json(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ringworld.data.sources import TokenizerConfig
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.tokens.text import TextTokenizer
-from ringworld.training.checkpoint import Checkpoints, Progress, clear_when_full, open_run, write_atomically
+from ringworld.training.checkpoint import Checkpoints, Progress, clear_when_full, open_run
 from ringworld.training.step import TrainState, abstract_state
 from ringworld.weights.checkpoint import Description, complete_checkpoints, load_model, newest_checkpoint
 from training.tiny_run import RECIPE
@@ -210,7 +210,7 @@ def test_a_disk_that_is_full_of_text_is_the_same_sentence(tmp_path, monkeypatch)
     def sync(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("ringworld.training.checkpoint.os.fsync", sync)
+    monkeypatch.setattr("ringworld.files.os.fsync", sync)
     says = r"^the disk is full: .* no checkpoint was saved before; the same command starts again once there is space$"
     with pytest.raises(UserError, match=says), clear_when_full(tmp_path):
         open_run(RECIPE, tmp_path / "run")
@@ -254,15 +254,6 @@ def test_a_file_is_no_place_for_a_run(tmp_path):
 def test_checkpoints_without_a_recipe_are_not_overwritten(copy):
     with pytest.raises(UserError, match=r"holds checkpoints but no recipe\.json"):
         open_run(RECIPE, copy)
-
-
-def test_a_text_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
-    path = tmp_path / "recipe.json"
-    write_atomically(path, "first")
-    monkeypatch.setattr("ringworld.training.checkpoint.os.fsync", lambda _: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        write_atomically(path, "second")
-    assert path.read_text() == "first"
 
 
 # --- reading a model -----------------------------------------------------------------------------------------------

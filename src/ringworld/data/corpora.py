@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from ringworld.errors import UserError
+from ringworld.files import write_atomically
 
 Part = Literal["train", "heldout"]
 Text = tuple[str, str]
@@ -162,16 +163,7 @@ def _unpack(archive: bytes, pattern: str) -> list[Text]:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        write_atomically(path, text)
     except OSError as error:
         raise UserError(
             f"cannot write the cache {path}: {error.strerror}; free some space or set RINGWORLD_CACHE to another folder"

@@ -1,39 +1,24 @@
-"""Results on the disk: whole, or not there."""
+"""Results of evaluations on the disk, and what is said when they cannot be written or read."""
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ringworld.errors import UserError
+from ringworld.files import write_atomically
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under another name and renames it, so that a reader finds the old content or the new, never a part.
-
-    Raises:
-        UserError: the folder cannot be made, the disk is full, or the like. What was there before is untouched.
-    """
+def write_result(path: Path, content: str | bytes) -> None:
+    """`files.write_atomically` for results. Raises UserError when the disk is full, or the like."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            # mkstemp makes files for their owner alone; results are for whoever may read the folder.
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_atomically(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; free some space or give another folder") from error
 
 
 def write_json(path: Path, value: Any) -> None:
     """`value` as JSON a person can read, atomically."""
-    write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_result(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

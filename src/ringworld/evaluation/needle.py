@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ringworld.data.needles import Haystack, NeedleExample, Template, build_example
 from ringworld.errors import UserError
 from ringworld.evaluation import plots
-from ringworld.evaluation.files import read_json, write_atomically
+from ringworld.evaluation.files import read_json, write_result
 from ringworld.evaluation.prose import HeldOutProse
 from ringworld.generation.model import Model
 
@@ -153,7 +153,7 @@ class NeedleResult:
         answers = sorted(self.answers, key=lambda answer: answer.case)
         records = ",\n  ".join(json.dumps(answer.to_dict(), ensure_ascii=False) for answer in answers)
         head = json.dumps({"settings": self.settings, "summary": self.summary()}, indent=1, ensure_ascii=False)
-        write_atomically(path, f'{head[:-2]},\n "cases": [\n  {records}\n ]\n}}\n'.encode())
+        write_result(path, f'{head[:-2]},\n "cases": [\n  {records}\n ]\n}}\n'.encode())
 
     @classmethod
     def read(cls, path: Path) -> "NeedleResult":
@@ -301,7 +301,7 @@ def evaluate_needle(
             if batch[-1].case.length != next((c.length for c in waiting[waiting.index(batch[-1].case) + 1 :]), None):
                 progress.console.print(f"{kind} at {note}", highlight=False)
     result = NeedleResult(settings, tuple(sorted(answers, key=lambda answer: answer.case)))
-    write_atomically(out / f"{kind}.png", result.heat_map())
+    write_result(out / f"{kind}.png", result.heat_map())
     return result
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float32, Int32, UInt32
 
 from ringworld.errors import UserError
 from ringworld.evaluation import plots
-from ringworld.evaluation.files import read_json, write_atomically, write_json
+from ringworld.evaluation.files import read_json, write_json, write_result
 from ringworld.evaluation.prose import held_out_texts
 from ringworld.generation.model import Model
 from ringworld.mesh import axis_size, named_sharding
@@ -166,7 +166,7 @@ def evaluate_perplexity(
     }
     result = PerplexityResult(settings, ranges)
     write_json(out / "perplexity.json", result.to_dict())
-    write_atomically(out / "perplexity.png", result.picture())
+    write_result(out / "perplexity.png", result.picture())
     return result
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from ringworld.data.needles import NEEDLE, QUESTION
 from ringworld.errors import UserError
 from ringworld.evaluation import plots
-from ringworld.evaluation.files import read_json, write_atomically
+from ringworld.evaluation.files import read_json, write_result
 from ringworld.evaluation.needle import NEEDLE_METRIC, Answer, NeedleResult
 from ringworld.evaluation.perplexity import PerplexityResult
 from ringworld.model.config import ModelConfig
@@ -104,7 +104,7 @@ def write_report(run: Path, *, results: Path | None = None, path: Path | None = 
         + "\n".join(body)
         + "\n</main>\n</body>\n</html>\n"
     )
-    write_atomically(path, page.encode())
+    write_result(path, page.encode())
     return path
 
 

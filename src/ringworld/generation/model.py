@@ -35,8 +35,7 @@ class Model:
         frequencies: of the rotary embedding, as the last stage had them (`rope_frequencies(theta, head_dim)`).
         mesh: the devices.
         context_length: tokens of the longest rows that it was trained on. Longer prompts work; how well is for
-        evaluation
-            to say.
+            evaluation to say.
     """
 
     weights: Weights

@@ -22,6 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from ringworld.errors import UserError
+from ringworld.files import write_atomically
 from ringworld.tokens.text import TextTokenizer
 from ringworld.training.curriculum import Recipe, differences, to_json
 from ringworld.training.step import TrainState
@@ -95,16 +96,6 @@ def clear_when_full(run: Path) -> Iterator[None]:
             else "no checkpoint was saved before; the same command starts again"
         )
         raise UserError(f"the disk is full: could not write to {run}; {kept} once there is space") from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file that is there as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def open_run(recipe: Recipe, run: Path) -> TextTokenizer:

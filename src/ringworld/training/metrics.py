@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ringworld.files import write_atomically
+
 Record = dict[str, Any]
 
 
@@ -42,10 +44,7 @@ class MetricsFile:
     def __init__(self, path: Path, *, step: int) -> None:
         kept = [r for r in read_metrics(path) if r["step"] <= step] if path.exists() else []
         self.evaluated = {record["stage"] for record in kept if record["kind"] == "evaluation"}
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(_line(record) for record in kept)
-        temporary.replace(path)
+        write_atomically(path, "".join(_line(record) for record in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> Self:

@@ -1,0 +1,22 @@
+"""Files that are there as a whole or not at all."""
+
+import pytest
+
+from ringworld.files import write_atomically
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "recipe.json"
+    write_atomically(path, "first")
+    monkeypatch.setattr("ringworld.files.os.fsync", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_atomically(path, "second")
+    assert path.read_text() == "first"
+    assert [p.name for p in path.parent.iterdir()] == ["recipe.json"]
+
+
+def test_text_is_utf8_and_bytes_stay(tmp_path):
+    write_atomically(tmp_path / "a", "\u00e9")
+    write_atomically(tmp_path / "b", b"\xff")
+    assert ((tmp_path / "a").read_bytes(), (tmp_path / "b").read_bytes()) == (b"\xc3\xa9", b"\xff")
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
