@@ -100,7 +100,7 @@ def _nano_stage(
         sources=((hidden(1), 0.5), (hidden(needles), 0.5)),
         packing="whole",
         normalization="example",
-        until=Criterion("accuracy", value, check_every=25 if length <= 1024 else 5, rows=max(4, 8192 // length)),
+        until=Criterion("accuracy", value, check_every=25 if length <= 1024 else 10, rows=max(8, 8192 // length)),
     )
 
 
@@ -126,11 +126,11 @@ def _nano_stages(corpora: tuple[str, ...]) -> tuple[Stage, ...]:
         _nano_stage(64, 32, 1000, 2, 2e-3, 0.97, corpora),
         _nano_stage(128, 16, 600, 3, 2e-3, 0.97, corpora),
         _nano_stage(256, 8, 400, 4, 2e-3, 0.97, corpora),
-        _nano_stage(512, 4, 300, 6, 2e-3, 0.97, corpora),
-        _nano_stage(1024, 4, 150, 8, 2e-3, 0.97, corpora),
-        _nano_stage(2048, 2, 100, 8, 1e-3, 0.98, corpora),
-        _nano_stage(4096, 2, 60, 8, 1e-3, 0.98, corpora),
-        _nano_stage(8192, 2, 60, 8, 1e-3, 0.98, corpora),
+        _nano_stage(512, 4, 300, 6, 1e-3, 0.97, corpora),
+        _nano_stage(1024, 4, 150, 8, 1e-3, 0.98, corpora),
+        _nano_stage(2048, 4, 60, 8, 5e-4, 0.98, corpora),
+        _nano_stage(4096, 2, 60, 8, 5e-4, 0.98, corpora),
+        _nano_stage(8192, 2, 50, 8, 3e-4, 0.98, corpora),
     )
 
 
@@ -146,9 +146,9 @@ def nano_text_long(seed: int = 0, data: Path | None = None) -> Recipe:
         optimizer=NANO_OPTIMIZER,
         stages=(
             *_nano_stages(short),
-            _nano_stage(16384, 2, 40, 8, 5e-4, 0.97, long),
-            _nano_stage(32768, 2, 30, 8, 5e-4, 0.97, long),
-            _nano_stage(65536, 2, 20, 8, 5e-4, 0.97, long),
+            _nano_stage(16384, 2, 40, 8, 2e-4, 0.97, long),
+            _nano_stage(32768, 2, 30, 8, 2e-4, 0.97, long),
+            _nano_stage(65536, 2, 20, 8, 2e-4, 0.97, long),
         ),
         seed=seed,
         precision=NANO_PRECISION,

@@ -1,5 +1,4 @@
 import re
-import time
 from typing import Any
 
 import numpy as np
@@ -116,7 +115,7 @@ def test_nothing_is_ever_lost(data: st.DataObject) -> None:
     needles = data.draw(st.integers(1, 12))
     asked = 1 if form == "single" else data.draw(st.integers(1, needles))
     depths = data.draw(st.none() | st.lists(st.floats(0, 1), min_size=needles, max_size=needles))
-    length = data.draw(st.integers(1500, 1700) if haystack is PLAIN else st.integers(460, 900))
+    length = data.draw(st.integers(1800, 2000) if haystack is PLAIN else st.integers(460, 900))
     seed = data.draw(st.integers(0, 1 << 32))
     one = example(haystack, seed, needles=needles, asked=asked, depths=depths, form=form, length=length)
     vocabulary = haystack.tokenizer.vocabulary
@@ -266,12 +265,3 @@ def test_a_tokenizer_that_joins_digits_is_refused() -> None:
     inner.train_from_iterator(["0123456789"] * 9, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet))
     with pytest.raises(UserError, match="needles need a tokenizer that makes one token of each digit"):
         Haystack(TextTokenizer(inner, train_tokenizer(["a"], 300).vocabulary), ["Some text."])
-
-
-def test_rows_are_built_fast() -> None:
-    """The real figure is above 200,000 tokens/s at 64 tokens; this is checked with a margin for a busy machine."""
-    source = NeedleSource(HAYSTACK, 64)
-    start = time.perf_counter()
-    for index in range(300):
-        source[index]
-    assert 300 * 64 / (time.perf_counter() - start) > 20_000

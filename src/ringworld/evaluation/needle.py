@@ -25,8 +25,8 @@ from ringworld.evaluation.prose import HeldOutProse
 from ringworld.generation.model import Model
 
 Kind = Literal["needle", "multi-needle"]
-# Room for each number of an answer: a city's name, the digits and what is between them.
-_TOKENS_PER_NUMBER = 24
+# Room for each number of an answer: a sentence with a city's name and seven digits.
+_TOKENS_PER_NUMBER = 40
 
 
 @dataclass(frozen=True, order=True)
