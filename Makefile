@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)  ## train a small model through the whole curriculum, test it on needles, write runs-out/demo/report.html
-	@# Huge pages, on Linux: a step's memory is handed out anew each time, and page by page that costs a sixth of it.
+	@# Huge pages, on Linux: steps of 256 to 2K tokens a row took 8 to 15% less time with them, at 64 tokens no less.
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/ringworld demo
 
 test: $(READY)  ## the fast tests

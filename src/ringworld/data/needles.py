@@ -22,9 +22,8 @@ Template = Literal["lwm", "bare"]
 DIGITS = 7
 NEEDLE = "\nThe special magic {city} number is: {number}\n"
 QUESTION = "What is the special magic {city} number?"
-# How training rows answer; LWM scores the digits alone, wherever they stand. A whole sentence, since it leads up to the
-# number in the needle's own words: to go on as the text did before is the first thing that attention learns. Answers
-# of bare digits left the first digit of the number at chance for hundreds of steps, in one run of two.
+# How training rows answer; LWM scores the digits alone, wherever they stand. A sentence leads up to the number in the
+# needle's own words, so that to go on as the text did before is enough. Not shown to help: see docs/results.md.
 ANSWER = "The special magic {city} number is: {number}"
 NEXT_ANSWER = " " + ANSWER
 # LWM's multi-needle test asks in these words, with another closing sentence in its prompt.
