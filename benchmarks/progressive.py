@@ -53,7 +53,7 @@ def steps_of(run: Path) -> list[dict]:
 def found(run: Path, length: int) -> dict[int, float]:
     """The share of needles found at this length and shorter ones."""
     model = ringworld.load(run, MeshShape(data=-1))
-    lengths = tuple(n for n in (256, 512, 1024, 2048, 4096, 8192) if n <= length)
+    lengths = tuple(stage.sequence_length for stage in progressive(length, seed=0).stages)
     result = evaluate_needle(model, HeldOutProse(model.tokenizer), lengths=lengths, depths=5, rounds=8, out=run)
     shares, lengths, _ = result.matrix()
     return dict(zip(lengths, shares.mean(axis=0).tolist(), strict=True))

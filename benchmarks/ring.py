@@ -4,6 +4,9 @@
 
 Runs alternate, so that a machine whose speed drifts slows both alike; the figure to quote is the median of the ratios
 of pairs. What the ring costs beyond 1 is what its transfers, smaller blocks and merging do not hide.
+
+On several cores a ratio below 1 says only that one device leaves cores idle; for the cost of the ring itself give both
+one core alone (`taskset -c 0 python benchmarks/ring.py`).
 """
 
 import statistics

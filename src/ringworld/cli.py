@@ -113,7 +113,7 @@ class Train:
         out: the run's folder: checkpoints, metrics, tokenizer.
         steps: stop after so many in all.
         seed: of the first weights and of the data.
-        data: train on this folder of .txt files, or this .jsonl file, in place of the recipe's data.
+        data: train on this folder of .txt files, or this .jsonl file (debug and text-*; nano-* fetch their own prose).
     """
 
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
@@ -298,7 +298,7 @@ class Generate(OfModel):
 class Demo:
     """Train a small model from 64 tokens to 8K, ask it for needles in held-out prose, write a report.
 
-    Some ten minutes on two cores. Stopped and started again, it goes on.
+    A quarter of an hour on two cores. Stopped and started again, it goes on.
 
     Attributes:
         out: the folder for the run, the results and report.html.

@@ -97,9 +97,9 @@ def default_cpu_devices() -> int:
 def build_mesh(shape: MeshShape = MeshShape(), devices: Sequence[Any] | None = None) -> Mesh:
     """The device mesh of a shape, over `devices` (default: all there are).
 
-    `jax.make_mesh` orders devices along the machine's torus, which keeps neighbours in the ring neighbours on the
-    wires. Axes are Auto everywhere: arrays are born with a sharding and XLA carries it on; only the ring is written
-    by hand.
+    `jax.make_mesh` orders devices by the machine's topology; that neighbours in the ring are neighbours on the wires
+    was not checked on a machine that has any. Axes are Auto everywhere: arrays are born with a sharding and XLA
+    carries it on, but in the rooms that use `shard_map`.
 
     Raises:
         UserError: the shape does not multiply to the number of devices.

@@ -104,12 +104,12 @@ def _nano_stage(
 
 
 def nano_text(seed: int = 0, data: Path | None = None) -> Recipe:
-    """From 64 tokens to 8K in ten minutes of two cores: LWM's stage 1 at a size that a laptop trains."""
+    """From 64 tokens to 8K: LWM's stage 1 at a size that a laptop trains. What came of it: docs/results.md."""
     _takes_no_data("nano-text", data)
     corpora = ("essays",)
     return Recipe(
         name="nano-text",
-        summary="0.26M parameters learn to find needles, from 64 tokens to 8K, in ten minutes of two cores",
+        summary="0.26M parameters learn to find needles, from 64 tokens to 8K, in minutes of two cores",
         model=NANO,
         tokenizer=TokenizerConfig(size=NANO.vocabulary_size, corpora=corpora),
         optimizer=NANO_OPTIMIZER,
@@ -139,7 +139,7 @@ def nano_text_long(seed: int = 0, data: Path | None = None) -> Recipe:
     short, long = ("essays",), ("essays", "sotu")
     return Recipe(
         name="nano-text-long",
-        summary="nano-text, then on to 64K tokens, in at most two and a half hours of two cores",
+        summary="nano-text, then on to 64K tokens, in hours of two cores",
         model=NANO,
         tokenizer=TokenizerConfig(size=NANO.vocabulary_size, corpora=short),
         optimizer=NANO_OPTIMIZER,
@@ -217,10 +217,6 @@ RECIPES: dict[str, Callable[[int, Path | None], Recipe]] = {
     "nano-text": nano_text,
     "nano-text-long": nano_text_long,
 } | {f"text-{length}": _lwm_text(length) for length in LWM_TEXT}
-
-
-def recipe_names() -> tuple[str, ...]:
-    return tuple(RECIPES)
 
 
 def build(name: str, *, seed: int = 0, data: Path | None = None) -> Recipe:

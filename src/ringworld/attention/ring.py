@@ -3,8 +3,8 @@
 Liu, Zaharia and Abbeel, arXiv 2310.01889. At every hop a device computes blockwise attention of its own queries over
 the keys that it holds at the moment, while the next ones are on their way; after a full circle every query has met
 every key. The backward pass goes round once more with the gradients of keys and values in tow. They are sent on one
-hop late: what hop t has computed travels while hop t+1 computes, so that no transfer waits for a product. Keys travel
-in their own type, accumulators are float32.
+hop late: what hop t has computed travels while hop t+1 computes, so that no transfer but the last one home waits for
+a product. Keys travel in their own type, accumulators are float32.
 
 A ring of one device is plain blockwise attention.
 """

@@ -13,6 +13,7 @@ from typing import Self, SupportsIndex
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ringworld.errors import UserError
+from ringworld.files import write_atomically
 from ringworld.tokens.vocabulary import Vocabulary
 
 SPECIALS = ("<pad>", "<bos>", "<eos>")
@@ -77,7 +78,8 @@ class TextTokenizer:
         return cls(tokenizer, vocabulary)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        """Writes what `load` reads, whole or not at all."""
+        write_atomically(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

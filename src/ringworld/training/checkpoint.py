@@ -121,7 +121,7 @@ def open_run(recipe: Recipe, run: Path) -> TextTokenizer:
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"cannot make the folder {run} to train into ({error.strerror}): give another --out") from error
     tokenizer = recipe.tokenizer.build()
-    write_atomically(run / TOKENIZER, tokenizer.to_json())
+    tokenizer.save(run / TOKENIZER)
     write_atomically(run / RECIPE, json.dumps(asked, indent=2) + "\n")
     return tokenizer
 
