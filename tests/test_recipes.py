@@ -60,7 +60,19 @@ def test_the_nano_curriculum_doubles_length_and_theta():
     assert [stage.sequence_length for stage in long] == [64 * 2**i for i in range(11)]
     assert all(stage.rope_theta / stage.sequence_length == 1e4 / 64 for stage in long)
     assert long[: len(short)] == short
-    assert all(stage.until is not None for stage in long)
+    # A stage ends when it is learned, or with a learning rate of 0.
+    assert all((stage.until is None) == (stage.learning_rate_at(stage.steps - 1) == 0) for stage in long)
+
+
+def test_nano_stages_train_all_lengths_so_far_and_measure_the_longest():
+    for stage in recipes.build("nano-text-long").stages:
+        tokens: dict[int, float] = {}
+        for source, share in stage.sources:
+            tokens[source.length] = tokens.get(source.length, 0) + share * source.length
+        assert list(tokens) == [stage.sequence_length, *(2**i for i in range(6, 17) if 2**i < stage.sequence_length)]
+        assert tokens[stage.sequence_length] / sum(tokens.values()) == pytest.approx(0.6 if len(tokens) > 1 else 1)
+        if stage.until is not None:
+            assert {source.length for source, _ in stage.data("validation")} == {stage.sequence_length}
 
 
 def test_an_unknown_name_suggests_the_nearest():

@@ -106,10 +106,29 @@ def test_resume_is_uninterrupted_bit_for_bit(stop: int, policy: Policy, prefetch
     assert_same(take(first, 6), whole[stop:])
 
 
+def test_a_document_waits_for_a_row_with_room_and_shorter_ones_fill_this_one() -> None:
+    source = loader(
+        Numbered(8, (4, 6, 2, 6, 2, 6, 4, 2)), batch_size=1, policy="whole", sequence_length=12, prefetch=0
+    )  # each with its bos and eos: 6, 8, 4, 8, 4, 8, 6, 4 tokens
+    rows = [list(dict.fromkeys(int(t) - 100 for t in batch.tokens[0] if t >= 100)) for batch in source]
+    assert rows == [[0, 2], [1, 4], [3, 7], [5], [6]]
+
+
+def test_no_document_waits_forever_or_comes_twice() -> None:
+    lengths = (10, 1, 7, 3, 9, 2, 8, 5)
+    source = loader(Numbered(100, lengths), batch_size=1, policy="whole", sequence_length=12, prefetch=0)
+    rows = [list(dict.fromkeys(int(t) - 100 for t in batch.tokens[0] if t >= 100)) for batch in source]
+    order = [number for row in rows for number in row]
+    assert sorted(order) == list(range(100))
+    assert max(abs(place - number) for place, number in enumerate(order)) < 64
+    used = sum(lengths[number % len(lengths)] + 2 for number in order)
+    assert used / (12 * len(rows)) > 0.85
+
+
 def test_a_state_in_the_middle_of_a_document() -> None:
     source = loader(Numbered(lengths=(50,)), batch_size=1)
     take(source, 2)
-    assert source.get_state()["lanes"] == {"0": [0, 16]}
+    assert source.get_state()["lanes"] == {"0": [0, 16, []]}
     resumed = loader(Numbered(lengths=(50,)), batch_size=1)
     resumed.set_state(source.get_state())
     assert_same(take(resumed, 8), take(source, 8))

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from drawn import draw
 from ringworld.data.corpora import load_corpus
 from ringworld.generation.model import Model
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.config import ModelConfig
 from ringworld.model.rope import rope_frequencies
-from ringworld.model.transformer import abstract, shardings
 from ringworld.tokens.text import TextTokenizer, train_tokenizer
 
 
@@ -32,12 +32,6 @@ def random_model(shape: MeshShape = MeshShape(), seed: int = 0, norm_eps: float 
         norm_eps=norm_eps,
     )  # fmt: skip
     mesh = build_mesh(shape, jax.devices()[: int(np.prod(shape.sizes))])
-    rng = np.random.default_rng(seed)
-    # Drawn by numpy: jax would compile a program for every shape.
-    weights = jax.tree.map(
-        lambda like, sharding: jax.device_put(rng.normal(size=like.shape, scale=0.7).astype(np.float32), sharding),
-        abstract(config),
-        shardings(config, mesh),
-    )
+    weights = draw(seed, config, mesh, scale=0.7)
     frequencies = jnp.asarray(rope_frequencies(1e4, config.head_dim))
     return Model(weights, config, tokenizer(), frequencies, mesh, context_length=128)

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drawn import draw
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.cache import decode_step, prefill
 from ringworld.model.config import ModelConfig
 from ringworld.model.rope import rope_frequencies
-from ringworld.model.transformer import forward, head, init
+from ringworld.model.transformer import forward, head
 
 CONFIG = ModelConfig(vocabulary_size=101, dim=32, ffn=48, layers=2, heads=4, kv_heads=2, head_dim=16, qk_norm=True)
 FREQUENCIES = jnp.asarray(rope_frequencies(1e4, 16))
@@ -26,7 +27,7 @@ def mesh_of(shape: MeshShape):
 def expected() -> np.ndarray:
     """Logits at every position, from the whole sequence at once. [4, 40, V]."""
     mesh = mesh_of(MeshShape())
-    weights = init(jax.random.key(0), CONFIG, mesh)
+    weights = draw(0, CONFIG, mesh)
     positions = jnp.broadcast_to(jnp.arange(40), TOKENS.shape)
     hidden = forward(
         weights,
@@ -47,7 +48,7 @@ def expected() -> np.ndarray:
 )
 def test_prefill_and_decoding_equal_the_whole_sequence(shape, expected):
     mesh = mesh_of(shape)
-    weights = init(jax.random.key(0), CONFIG, mesh)
+    weights = draw(0, CONFIG, mesh)
     prompts = np.where(np.arange(16)[None] < LENGTHS[:, None], TOKENS[:, :16], 0)
     settings = {"config": CONFIG, "frequencies": FREQUENCIES, "mesh": mesh}
     read = jax.jit(lambda w, t, n: prefill(w, t, n, capacity=32, **settings))
@@ -64,7 +65,7 @@ def test_prefill_and_decoding_equal_the_whole_sequence(shape, expected):
 
 def test_no_device_holds_the_whole_cache():
     mesh = mesh_of(MeshShape(sequence=8))
-    weights = init(jax.random.key(0), CONFIG, mesh)
+    weights = draw(0, CONFIG, mesh)
     settings = {"config": CONFIG, "frequencies": FREQUENCIES, "mesh": mesh}
     read = jax.jit(lambda w, t, n: prefill(w, t, n, capacity=64, **settings))
     _, cache = read(weights, jnp.asarray(TOKENS[:, :32]), jnp.full(4, 32, jnp.int32))
@@ -74,7 +75,7 @@ def test_no_device_holds_the_whole_cache():
 @pytest.mark.parametrize(("length", "capacity"), [(30, 64), (32, 60), (32, 16)])
 def test_sizes_that_do_not_fit_the_ring_are_refused(length, capacity):
     mesh = mesh_of(MeshShape(sequence=8))
-    weights = init(jax.random.key(0), CONFIG, mesh)
+    weights = draw(0, CONFIG, mesh)
     with pytest.raises(ValueError, match=f"prompts of {length} and a capacity of {capacity} do not fit a ring of 8"):
         prefill(
             weights, jnp.asarray(TOKENS[:, :length]), jnp.asarray(LENGTHS),

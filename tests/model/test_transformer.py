@@ -1,18 +1,20 @@
 """The forward pass against the same model written out in plain numpy, and one answer on every mesh."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drawn import draw
 from ringworld.attention.layout import inverse, order
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape, build_mesh, named_sharding
 from ringworld.model.config import ModelConfig
 from ringworld.model.rope import rope_frequencies
-from ringworld.model.transformer import Parameter, Weights, abstract, declare, feed_forward, forward, head, init
+from ringworld.model.transformer import Parameter, Weights, abstract, declare, dense, feed_forward, forward, head, init
 
 CONFIG = ModelConfig(vocabulary_size=50, dim=32, ffn=48, layers=3, heads=4, kv_heads=2, head_dim=16, qk_norm=True)
 THETA = 1e4
@@ -69,7 +71,7 @@ def run(shape: MeshShape, weights: Weights | None = None, layout="zigzag", **opt
     mesh = mesh_of(shape)
     there, back = order(LENGTH, shape.sequence, layout), inverse(LENGTH, shape.sequence, layout)
     batch = [jax.device_put(x[:, there], named_sharding(mesh, ("batch", "sequence"))) for x in rows()]
-    weights = init(jax.random.key(0), CONFIG, mesh) if weights is None else weights
+    weights = draw(0, CONFIG, mesh) if weights is None else weights
     frequencies = jnp.asarray(rope_frequencies(THETA, CONFIG.head_dim))
     return np.asarray(
         jax.jit(lambda w, *b: forward(w, *b, config=CONFIG, frequencies=frequencies, mesh=mesh, **options))(
@@ -79,8 +81,7 @@ def run(shape: MeshShape, weights: Weights | None = None, layout="zigzag", **opt
 
 
 def test_packed_rows_are_each_document_alone_in_plain_numpy():
-    weights = init(jax.random.key(0), CONFIG, mesh_of(MeshShape()))
-    weights = replace(weights, final_norm=weights.final_norm * 1.5)  # gains of 1 would hide a gain left out
+    weights = draw(0, CONFIG, mesh_of(MeshShape()))
     hidden, (tokens, segments, _) = run(MeshShape(), weights), rows()
     for row in range(len(tokens)):
         for segment in (1, 2):
@@ -109,7 +110,7 @@ def test_remat_changes_nothing_but_memory():
 @pytest.mark.parametrize("shape", [MeshShape(), MeshShape(data=2, tensor=2, sequence=2)], ids=str)
 def test_feed_forward_in_pieces_has_the_same_values_and_gradients(shape):
     mesh = mesh_of(shape)
-    layer = jax.tree.map(lambda x: x[0], init(jax.random.key(1), CONFIG, mesh).layers)
+    layer = jax.tree.map(lambda x: x[0], draw(1, CONFIG, mesh).layers)
     x = jax.random.normal(jax.random.key(2), (2, 24, CONFIG.dim))
 
     def of(tokens: int):
@@ -126,6 +127,26 @@ def test_feed_forward_in_pieces_has_the_same_values_and_gradients(shape):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), of(tokens), expected)
 
 
+def test_a_linear_layer_has_the_gradients_that_jax_finds():
+    """Of one axis in and two out, as of a query, and the other way round."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    for inputs, outputs in (((6,), (2, 3)), ((2, 3), (6,))):
+        x, weight = jax.random.normal(keys[0], (4, 5, *inputs)), jax.random.normal(keys[1], (*inputs, *outputs))
+        gradient = jax.random.normal(keys[2], (4, 5, *outputs))
+        ours, back = jax.vjp(dense, x, weight)
+        theirs, plain_back = jax.vjp(partial(jnp.tensordot, axes=len(inputs)), x, weight)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), back(gradient), plain_back(gradient))
+
+
+def test_a_fresh_layer_adds_nothing():
+    mesh = mesh_of(MeshShape())
+    weights = init(jax.random.key(0), CONFIG, mesh)
+    embedded = np.asarray(weights.embedding)[rows()[0]]
+    expected = embedded / np.sqrt((embedded**2).mean(-1, keepdims=True) + CONFIG.norm_eps)
+    np.testing.assert_allclose(run(MeshShape(), weights), expected, atol=1e-5)
+
+
 def test_weights_do_not_depend_on_the_mesh():
     one, many = (
         init(jax.random.key(3), CONFIG, mesh_of(s)) for s in (MeshShape(), MeshShape(fsdp=2, tensor=2, sequence=2))
@@ -135,7 +156,7 @@ def test_weights_do_not_depend_on_the_mesh():
 
 def test_weights_are_spread_as_declared():
     mesh = mesh_of(MeshShape(fsdp=2, tensor=2, sequence=2))
-    weights = init(jax.random.key(0), CONFIG, mesh)
+    weights = draw(0, CONFIG, mesh)
     assert weights.layers.gate.sharding.shard_shape(weights.layers.gate.shape) == (3, 32 // 4, 48 // 2)
     assert weights.layers.output.sharding.shard_shape(weights.layers.output.shape) == (3, 4 // 2, 16, 32 // 4)
 
@@ -148,7 +169,7 @@ def test_a_weight_that_does_not_divide_is_replicated_along_that_axis():
 
 def test_tied_models_have_one_table():
     tied = replace(CONFIG, tied=True)
-    weights = init(jax.random.key(0), tied, mesh_of(MeshShape()))
+    weights = draw(0, tied, mesh_of(MeshShape()))
     assert weights.head is None
     np.testing.assert_array_equal(head(weights), weights.embedding.T)
     assert sum(x.size for x in jax.tree.leaves(weights)) == tied.parameters

@@ -136,3 +136,14 @@ def test_answers_are_the_targets_that_weigh_most_in_their_row():
         kept.weights, np.array([[0.0, 0.5, 0.4, 0.0], [0.01, 0.02, 0.02, 0.02], [0.0, 0.0, 0.0, 0.0]], np.float32)
     )
     assert kept.weights.dtype == np.float32
+
+
+def test_a_criterion_may_have_data_of_its_own():
+    own = ((CorpusConfig(("tiny",)), 1.0),)
+    stage = replace(STAGE, until=Criterion("accuracy", 0.9, check_every=1, rows=1))
+    assert stage.data("training") == stage.data("validation") == stage.sources
+    stage = replace(stage, until=replace(stage.until, sources=own))
+    assert stage.data("training") == stage.sources
+    assert stage.data("validation") == own
+    recipe = replace(RECIPE, stages=(stage,))
+    assert len(recipe.data_seeds(0, "validation")) == 2

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drawn import draw
 from ringworld.data.documents import Document, Span
 from ringworld.data.loading import place
 from ringworld.data.packing import Batch, frame, pack_row
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.config import ModelConfig
 from ringworld.model.rope import rope_frequencies
-from ringworld.model.transformer import forward, head, init
+from ringworld.model.transformer import forward, head
 from ringworld.tokens.vocabulary import Vocabulary
 from ringworld.training.loss import cross_entropy
 from ringworld.training.optimizer import OptimizerConfig
@@ -50,7 +51,7 @@ def batch_of(rows: list[list[Document]], length: int, normalization="token") -> 
 
 def loss_and_gradients(batch: Batch, shape: MeshShape = MeshShape()):
     mesh = mesh_of(shape)
-    weights = init(jax.random.key(0), CONFIG, mesh)
+    weights = draw(0, CONFIG, mesh)
     placed = place(batch, mesh, "zigzag")
 
     def loss(weights):

@@ -45,11 +45,12 @@ class Blocks:
     def choose(cls, platform: str, length: int) -> "Blocks":
         """Good sizes for a back end ("cpu", "gpu", "tpu") and a number of positions on one device.
 
-        A CPU core works on one head at a time, in blocks whose scores stay in its cache: 512 x 256 scores are half a
-        MB. Short rows want smaller blocks, as the diagonal ones are half wasted.
+        A CPU core works on one head at a time, in blocks whose scores stay in its cache: 256 x 256 scores are a
+        quarter of a MB. Short rows want smaller blocks, as the diagonal ones are half wasted.
         """
         if platform == "cpu":
-            return cls(256, 256, 1, polynomial_exp2)
+            side = 128 if length <= 512 else 256
+            return cls(side, side, 1, polynomial_exp2)
         return cls()
 
 

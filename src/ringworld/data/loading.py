@@ -2,13 +2,14 @@
 
 LANES. Row r of every batch is fed by documents r, r + B, r + 2B, ... of the stream and packs them by itself. So a row
 depends on nothing but its number: not on how many processes read the stream, nor on which of them reads it. The whole
-state of a lane is the document it is at and how much of it has been used, which is what a checkpoint holds.
+state of a lane is the document it is at, how much of it has been used, and the documents that wait for a row with room
+for them, which is what a checkpoint holds.
 """
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Self
 
@@ -26,6 +27,8 @@ from ringworld.tokens.vocabulary import Vocabulary
 # Positions of a mix repeat their pattern of sources after this many. A prime, so that a lane, which takes every B-th
 # position, meets every source in its share whatever B is.
 _PERIOD = 1009
+# A lane lets so many documents wait, and fills its row with shorter ones that come after them.
+_WAITING = 16
 
 
 class Mix:
@@ -96,19 +99,21 @@ def _shares(weights: Sequence[float]) -> np.ndarray:
 
 @dataclass
 class _Lane:
-    """A row of the batch: the document it is at and how many of its tokens are used."""
+    """A row of the batch: the document it is at, how many of its tokens are used, and the documents that wait."""
 
     index: int
     offset: int
-    document: Framed | None = None
+    waiting: list[int]
+    framed: dict[int, Framed] = field(default_factory=dict)  # of the documents above, those that were made already
 
 
 class PackedLoader(Iterator[Batch]):
     """Packs a source into batches of `batch_size` rows of `sequence_length`, of which this process builds only `rows`.
 
     policy: "split" cuts a document at the row's end and goes on with it in the lane's next row, as a segment of its
-    own; "whole" starts another row instead. normalization: as in `pack_row`. The next `prefetch` batches are built in a
-    thread; `get_state` tells of what was handed out, so what was built ahead is neither lost nor repeated.
+    own; "whole" lets it wait for a row that has room for all of it, and fills this one with what comes after it.
+    normalization: as in `pack_row`. The next `prefetch` batches are built in a thread; `get_state` tells of what was
+    handed out, so what was built ahead is neither lost nor repeated.
 
     A source that is not endless ends the iteration when every lane has run out; a lane that runs out sooner gives
     padding.
@@ -147,7 +152,7 @@ class PackedLoader(Iterator[Batch]):
         self._normalization: Normalization = normalization
         self._rows = rows
         self._prefetch = prefetch
-        self._lanes = [_Lane(row, 0) for row in rows]
+        self._lanes = [_Lane(row, 0, []) for row in rows]
         self._state = self._snapshot()
         self._ahead: deque[Future[tuple[Batch | None, dict[str, Any]]]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="packing") if prefetch else None
@@ -183,7 +188,8 @@ class PackedLoader(Iterator[Batch]):
         if missing:
             raise ValueError(f"this state lacks the lanes {missing}; join the states of all processes")
         self._drain()
-        self._lanes = [_Lane(*state["lanes"][str(row)]) for row in self._rows]
+        lanes = (state["lanes"][str(row)] for row in self._rows)
+        self._lanes = [_Lane(index, offset, list(waiting)) for index, offset, waiting in lanes]
         self._state = self._snapshot()
 
     def close(self) -> None:
@@ -199,7 +205,10 @@ class PackedLoader(Iterator[Batch]):
                 future.exception()
 
     def _snapshot(self) -> dict[str, Any]:
-        lanes = {str(row): [lane.index, lane.offset] for row, lane in zip(self._rows, self._lanes, strict=True)}
+        lanes = {
+            str(row): [lane.index, lane.offset, list(lane.waiting)]
+            for row, lane in zip(self._rows, self._lanes, strict=True)
+        }
         return {"batch_size": self._batch_size, "sequence_length": self._length, "lanes": lanes}
 
     def _build(self) -> tuple[Batch | None, dict[str, Any]]:
@@ -209,28 +218,53 @@ class PackedLoader(Iterator[Batch]):
         return Batch(*(np.stack(arrays) for arrays in zip(*rows, strict=True))), self._snapshot()
 
     def _row(self, lane: _Lane) -> Row:
+        pieces = self._whole(lane) if self._policy == "whole" else self._split(lane)
+        return pack_row(pieces, self._length, self._vocabulary, self._normalization)
+
+    def _split(self, lane: _Lane) -> list[tuple[Framed, int]]:
+        """The lane's next documents, the last one cut at the row's end."""
         pieces: list[tuple[Framed, int]] = []
         room = self._length
         while room and lane.index < len(self._dataset):
-            if lane.document is None:
-                lane.document = frame(self._dataset[lane.index], self._vocabulary)
-            document = lane.document
-            left = len(document) - lane.offset
-            if self._policy == "whole" and left > room:
-                if left > self._length:
-                    raise UserError(
-                        f"document {lane.index} has {left} tokens with bos and eos, but a row has {self._length}; "
-                        'take longer rows, shorter documents or the packing "split"'
-                    )
-                break
+            document = self._document(lane, lane.index)
             pieces.append((document, lane.offset))
-            used = min(left, room)
+            used = min(len(document) - lane.offset, room)
             room -= used
             lane.offset += used
             # The last token alone would be a piece without a target.
             if lane.offset >= len(document) - 1:
-                lane.index, lane.offset, lane.document = lane.index + self._batch_size, 0, None
-        return pack_row(pieces, self._length, self._vocabulary, self._normalization)
+                del lane.framed[lane.index]
+                lane.index, lane.offset = lane.index + self._batch_size, 0
+        return pieces
+
+    def _whole(self, lane: _Lane) -> list[tuple[Framed, int]]:
+        """Documents that fit: first of those that wait, the oldest before all others, then of those that come."""
+        pieces: list[tuple[Framed, int]] = []
+        room = self._length
+        waiting, lane.waiting = lane.waiting, []
+        while room and (waiting or (lane.index < len(self._dataset) and len(lane.waiting) < _WAITING)):
+            if waiting:
+                index = waiting.pop(0)
+            else:
+                index, lane.index = lane.index, lane.index + self._batch_size
+            document = self._document(lane, index)
+            if len(document) > self._length:
+                raise UserError(
+                    f"document {index} has {len(document)} tokens with bos and eos, but a row has {self._length}; "
+                    'take longer rows, shorter documents or the packing "split"'
+                )
+            if len(document) > room:
+                lane.waiting.append(index)
+                continue
+            pieces.append((lane.framed.pop(index), 0))
+            room -= len(document)
+        lane.waiting += waiting
+        return pieces
+
+    def _document(self, lane: _Lane, index: int) -> Framed:
+        if index not in lane.framed:
+            lane.framed[index] = frame(self._dataset[index], self._vocabulary)
+        return lane.framed[index]
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> range:

@@ -33,7 +33,8 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class NeedleSourceConfig:
-    """Rows of needles in the prose of `corpora`, as long as the stage's rows; see `NeedleSource`."""
+    """Needles in the prose of `corpora`, in documents of `length` tokens, or as long as the stage's rows; see
+    `NeedleSource`."""
 
     corpora: tuple[str, ...] = ("essays",)
     needles: int = 1
@@ -41,12 +42,13 @@ class NeedleSourceConfig:
     form: Form = "turns"
     template: Template = "lwm"
     prose_weight: float = 0.1
+    length: int | None = None
 
     def build(self, tokenizer: TextTokenizer, sequence_length: int, seed: int, part: Part = "train") -> Source:
         haystack = Haystack(tokenizer, [text for _, text in _texts(self.corpora, part)])
         return NeedleSource(
             haystack,
-            sequence_length,
+            self.length or sequence_length,
             needles=self.needles,
             asked=self.asked,
             form=self.form,

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from ringworld.attention import attention
 from ringworld.attention.ring import SAVED
-from ringworld.mesh import axis_size, constrain, named_sharding, partition_spec
+from ringworld.mesh import RULES, axis_size, constrain, named_sharding, partition_spec
 from ringworld.model.config import ModelConfig
 from ringworld.model.rope import Rotation, rotate, rotation
 
@@ -72,9 +72,13 @@ class Weights:
 
 
 def declare(config: ModelConfig) -> Weights:
-    """Every weight's shape, logical axes and initialiser: a tree of `Parameter`."""
+    """Every weight's shape, logical axes and initialiser: a tree of `Parameter`.
+
+    What writes to the residual stream begins at 0, and the embedding large enough to fill it (Zhang et al., arXiv
+    1901.09321): a layer first reads tokens as they are. Finding needles was learned in a third of the steps, or sooner,
+    than from GPT-2's initialisation (docs/results.md).
+    """
     c, depth = config, config.layers
-    residual = (2 * depth) ** -0.5  # so that the sum over 2 L branches keeps its size (GPT-2)
 
     def norm(size: int) -> Parameter:
         return Parameter((depth, size), (None, None), None)
@@ -89,7 +93,7 @@ def declare(config: ModelConfig) -> Weights:
         output=Parameter(
             (depth, c.heads, c.head_dim, c.dim),
             (None, "heads", None, "embed"),
-            (c.heads * c.head_dim) ** -0.5 * residual,
+            0.0,
             inputs=2,
         ),
         query_norm=norm(c.head_dim) if c.qk_norm else None,
@@ -97,10 +101,10 @@ def declare(config: ModelConfig) -> Weights:
         ffn_norm=norm(c.dim),
         gate=Parameter((depth, c.dim, c.ffn), (None, "embed", "ffn"), c.dim**-0.5, inputs=1),
         up=Parameter((depth, c.dim, c.ffn), (None, "embed", "ffn"), c.dim**-0.5, inputs=1),
-        down=Parameter((depth, c.ffn, c.dim), (None, "ffn", "embed"), c.ffn**-0.5 * residual, inputs=1),
+        down=Parameter((depth, c.ffn, c.dim), (None, "ffn", "embed"), 0.0, inputs=1),
     )
     return Weights(
-        embedding=Parameter((c.vocabulary_size, c.dim), ("vocabulary", "embed"), 0.02),
+        embedding=Parameter((c.vocabulary_size, c.dim), ("vocabulary", "embed"), c.dim**-0.5),
         layers=layers,
         final_norm=Parameter((c.dim,), (None,), None),
         head=None if c.tied else Parameter((c.dim, c.vocabulary_size), ("embed", "vocabulary"), c.dim**-0.5),
@@ -162,6 +166,31 @@ def rms_norm(x: Float[Array, "*batch N"], gain: Float[Array, "N"], eps: float) -
     )
 
 
+@jax.custom_vjp
+def dense(x: Array, weight: Array) -> Array:
+    """x [B, S, *in] times weight [*in, *out], a linear layer: [B, S, *out].
+
+    Its backward pass is written out for the sake of one order of operands: left to itself, XLA makes transposed copies
+    of activations for the weight's gradient, and on a CPU spends more time on these than on the product.
+    """
+    inputs = tuple(range(x.ndim - 2))
+    return lax.dot_general(x, weight, ((tuple(2 + i for i in inputs), inputs), ((), ())))
+
+
+def _dense_forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
+    return dense(x, weight), (x, weight)
+
+
+def _dense_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, weight = saved
+    outputs = tuple(range(2, gradient.ndim))
+    x_gradient = lax.dot_general(gradient, weight, ((outputs, tuple(range(x.ndim - 2, weight.ndim))), ((), ())))
+    return x_gradient, lax.dot_general(x, gradient, (((0, 1), (0, 1)), ((), ())))
+
+
+dense.defvjp(_dense_forward, _dense_backward)
+
+
 def feed_forward(
     x: Float[Array, "B S D"],
     layer: Layers,
@@ -177,10 +206,13 @@ def feed_forward(
     """
 
     def piece(x: Array, gate: Array, up: Array, down: Array) -> Array:
-        return (jax.nn.silu(x @ gate) * (x @ up)) @ down
+        return dense(jax.nn.silu(dense(x, gate)) * dense(x, up), down)
 
     def local(x: Array, gate: Array, up: Array, down: Array) -> Array:
         rows, length, width = x.shape
+        # Said here, so that gradients are summed over the pieces before they are summed over the devices.
+        x = lax.pcast(x, RULES["ffn"], to="varying")
+        gate, up, down = (lax.pcast(weight, token_axes, to="varying") for weight in (gate, up, down))
         pieces = -(-rows * length // tokens)
         while length % pieces:
             pieces += 1
@@ -192,6 +224,7 @@ def feed_forward(
             summed = summed.swapaxes(0, 1).reshape(rows, length, width)
         return lax.psum(summed, "tensor")
 
+    token_axes = RULES["batch"] + (RULES[along] if along else ())
     by_token = partition_spec(("batch", along, None))
     by_ffn = partition_spec((None, "ffn"))
     return jax.shard_map(
@@ -252,14 +285,14 @@ def run_layers(
         index, layer = scanned
         layer = jax.tree.map(lambda weight: weight.astype(dtype), layer)
         h = rms_norm(x, layer.attention_norm, config.norm_eps)
-        query, key, value = (jnp.einsum("bsd,dnk->bsnk", h, w) for w in (layer.query, layer.key, layer.value))
+        query, key, value = (dense(h, weight) for weight in (layer.query, layer.key, layer.value))
         if config.qk_norm:  # (Henry et al., arXiv 2010.04245)
             query, key = (
                 rms_norm(query, layer.query_norm, config.norm_eps),
                 rms_norm(key, layer.key_norm, config.norm_eps),
             )
         attended, state = attend(index, rotate(query, by), rotate(key, by), value, state)
-        x = x + jnp.einsum("bsnk,nkd->bsd", attended, layer.output)
+        x = x + dense(attended, layer.output)
         x = x + feed_forward(rms_norm(x, layer.ffn_norm, config.norm_eps), layer, mesh, along)
         return (constrain(x, mesh, "batch", along, None), state), None
 

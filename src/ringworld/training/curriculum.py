@@ -1,9 +1,9 @@
 """A recipe: the stages that one command trains, from the first to the last.
 
 A stage ends by its number of steps or, earlier, by its `Criterion`, as a short stage must be left only once it is
-learned. The criterion is measured on rows of the stage's own mix from another seed: fresh ones of a source that makes
-them up, the same documents in another order of one that has only so many. Held-out prose stays out of it, so that what
-is evaluated at the end has decided nothing before.
+learned. The criterion is measured on rows of the stage's own mix, or of a mix of its own, from another seed: fresh ones
+of a source that makes them up, the same documents in another order of one that has only so many. Held-out prose stays
+out of it, so that what is evaluated at the end has decided nothing before.
 """
 
 import math
@@ -47,12 +47,14 @@ class Criterion:
         value: where the stage ends.
         check_every: steps between measurements.
         rows: fresh rows a measurement takes, rounded up to whole batches.
+        sources: what the rows are made of: data, and its share by weight. None: the stage's own mix.
     """
 
     metric: Metric
     value: float
     check_every: int
     rows: int
+    sources: tuple[tuple[SourceConfig, float], ...] | None = None
 
     def __post_init__(self) -> None:
         _choose("a criterion's metric", self.metric, Metric)
@@ -118,6 +120,12 @@ class Stage:
         """Places in a batch, padding included: what a step costs."""
         return self.batch_size * self.sequence_length
 
+    def data(self, purpose: Purpose) -> tuple[tuple[SourceConfig, float], ...]:
+        """The mix that this purpose reads."""
+        if purpose == "validation" and self.until is not None and self.until.sources is not None:
+            return self.until.sources
+        return self.sources
+
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of the stage's step `step`, counted from 0."""
         if step < self.warmup_steps:
@@ -168,7 +176,7 @@ class Recipe:
         Every stage and purpose has its own.
         """
         words = np.random.SeedSequence([self.seed, stage, get_args(Purpose).index(purpose)])
-        return [int(word >> 1) for word in words.generate_state(len(self.stages[stage].sources) + 1)]
+        return [int(word >> 1) for word in words.generate_state(len(self.stages[stage].data(purpose)) + 1)]
 
 
 # What may change between a run and its continuation: where it runs, and how it is kept.

@@ -212,12 +212,13 @@ class _Run:
         """A stage's rows for one purpose, from the first one or from a saved state."""
         stage = self.recipe.stages[index]
         *seeds, order = self.recipe.data_seeds(index, purpose)
+        data = stage.data(purpose)
         sources = [
             source.build(self.tokenizer, stage.sequence_length, seed, "train")
-            for (source, _), seed in zip(stage.sources, seeds, strict=True)
+            for (source, _), seed in zip(data, seeds, strict=True)
         ]
         loader = PackedLoader(
-            mix(sources, [weight for _, weight in stage.sources], seed=order),
+            mix(sources, [weight for _, weight in data], seed=order),
             batch_size=stage.batch_size,
             sequence_length=stage.sequence_length,
             vocabulary=self.tokenizer.vocabulary,
