@@ -2,8 +2,8 @@
 
     python benchmarks/progressive.py [--length 1024] [--seeds 0 1] [--out runs-out/progressive]
 
-Each seed trains `nano-text` up to `length`, then a fresh model on rows of `length` alone, for as many tokens. Both are
-asked for needles in held-out prose. Prints a table and draws a plot; runs that are there are not done again.
+Each seed trains `nano-text` up to `length`, then a fresh model on documents of `length` alone, for as many tokens. Both
+are asked for needles in held-out prose. Prints a table and draws a plot; runs that are there are not done again.
 """
 
 import json
@@ -38,10 +38,11 @@ def progressive(length: int, seed: int) -> Recipe:
 
 
 def direct(length: int, seed: int, tokens: int) -> Recipe:
-    """The last stage alone, from random weights, for so many tokens."""
+    """The last stage alone, from random weights, for so many tokens, and of its documents the long ones alone."""
     recipe = progressive(length, seed)
     last = recipe.stages[-1]
-    stage = replace(last, steps=round(tokens / last.tokens_per_step), until=None)
+    long = tuple((source, share) for source, share in last.sources if source.length == length)
+    stage = replace(last, sources=long, steps=round(tokens / last.tokens_per_step), until=None)
     return replace(recipe, name="direct", stages=(stage,))
 
 

@@ -27,6 +27,7 @@ AXIS = "sequence"
 SAVED = "attention_output"
 
 
+@jax.named_scope("attention")
 def attention(
     query: Float[Array, "B S H K"],
     key: Float[Array, "B S G K"],
