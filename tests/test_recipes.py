@@ -68,6 +68,7 @@ def test_nano_stages_train_all_lengths_so_far_and_measure_the_longest():
     for stage in recipes.build("nano-text-long").stages:
         tokens: dict[int, float] = {}
         for source, share in stage.sources:
+            assert source.length is not None
             tokens[source.length] = tokens.get(source.length, 0) + share * source.length
         assert list(tokens) == [stage.sequence_length, *(2**i for i in range(6, 17) if 2**i < stage.sequence_length)]
         assert tokens[stage.sequence_length] / sum(tokens.values()) == pytest.approx(0.6 if len(tokens) > 1 else 1)

@@ -75,8 +75,8 @@ def declare(config: ModelConfig) -> Weights:
     """Every weight's shape, logical axes and initialiser: a tree of `Parameter`.
 
     What writes to the residual stream begins at 0, and the embedding large enough to fill it (Zhang et al., arXiv
-    1901.09321): a layer first reads tokens as they are. Finding needles was learned in a third of the steps, or sooner,
-    than from GPT-2's initialisation (docs/results.md).
+    1901.09321): a layer first reads tokens as they are. Finding needles took less than half of the steps that it took
+    from GPT-2's initialisation (docs/results.md).
     """
     c, depth = config, config.layers
 
