@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole pipeline on a laptop: a model of 0.26M parameters learns to find a number in its context, from 64 tokens up,
+# The whole pipeline on a laptop: a model of 0.21M parameters learns to find a number in its context, from 64 tokens up,
 # and is then asked for numbers hidden in prose that it has never seen. A quarter of an hour on two cores.
 # Interrupted, the same command goes on where it stopped.
 set -euo pipefail
