@@ -119,6 +119,8 @@ def _nano_stage(
         learning_rate=rate,
         warmup_steps=min(20, steps // 4),
         schedule="cosine" if until is None else "constant",
+        # Rows so long differ much in their work: each over all devices leaves none waiting.
+        mesh=MeshShape(sequence=-1) if length >= 8192 else None,
         sources=longest + others,
         packing="whole",
         normalization="example",

@@ -50,7 +50,7 @@ class Blocks:
         half wasted.
         """
         if platform == "cpu":
-            side = 128 if length <= 512 else 256 if length <= 2048 else 512
+            side = 128 if length <= 512 else 256 if length <= 4096 else 512
             return cls(side, side, 1, polynomial_exp2)
         return cls()
 
