@@ -39,15 +39,7 @@ LWM_TOKENS_PER_STEP = 2**22
 
 # The demo's model. Four heads a layer, of 16 or of 32, learned no faster (docs/results.md).
 NANO = ModelConfig(
-    vocabulary_size=1024,
-    dim=64,
-    ffn=160,
-    layers=3,
-    heads=2,
-    kv_heads=2,
-    head_dim=32,
-    tied=True,
-    qk_norm=True,
+    vocabulary_size=1024, dim=64, ffn=160, layers=3, heads=2, kv_heads=2, head_dim=32, tied=True, qk_norm=True
 )
 NANO_OPTIMIZER = OptimizerConfig(kind="muon", weight_decay=0.0)
 # On the CPU where it was measured, recomputing layers took a tenth to a third less time than keeping their activations.

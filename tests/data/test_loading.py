@@ -114,6 +114,20 @@ def test_a_document_waits_for_a_row_with_room_and_shorter_ones_fill_this_one() -
     assert rows == [[0, 2], [1, 4], [3, 7], [5], [6]]
 
 
+def test_a_state_with_documents_that_wait_serves_more_than_once() -> None:
+    def fresh() -> PackedLoader:
+        return loader(Numbered(lengths=(6, 9, 9, 9, 1)), batch_size=1, policy="whole", sequence_length=12, prefetch=0)
+
+    first, second, third = fresh(), fresh(), fresh()
+    take(first, 3)
+    state = first.get_state()
+    assert state["lanes"]["0"][2], "no document waits: this test shows nothing"
+    second.set_state(state)
+    rest = take(second, 6)
+    third.set_state(state)
+    assert_same(take(third, 6), rest)
+
+
 def test_no_document_waits_forever_or_comes_twice() -> None:
     lengths = (10, 1, 7, 3, 9, 2, 8, 5)
     source = loader(Numbered(100, lengths), batch_size=1, policy="whole", sequence_length=12, prefetch=0)

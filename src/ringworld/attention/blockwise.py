@@ -45,9 +45,9 @@ class Blocks:
     def choose(cls, platform: str, length: int) -> "Blocks":
         """Good sizes for a back end ("cpu", "gpu", "tpu") and a number of positions on one device.
 
-        A CPU works on one head at a time, in blocks whose scores stay in a core's cache: 512 x 512 scores are a MB, and
-        just large enough that several cores share a product. Short rows want smaller blocks, as the diagonal ones are
-        half wasted.
+        A CPU works on one head at a time, in blocks whose scores stay near its cores: 256 x 256 are a quarter of a MB,
+        512 x 512 large enough that several cores share a product. Short rows want smaller blocks, as the diagonal ones
+        are half wasted.
         """
         if platform == "cpu":
             side = 128 if length <= 512 else 256 if length <= 4096 else 512

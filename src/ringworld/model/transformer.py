@@ -75,8 +75,8 @@ def declare(config: ModelConfig) -> Weights:
     """Every weight's shape, logical axes and initialiser: a tree of `Parameter`.
 
     What writes to the residual stream begins at 0, and the embedding large enough to fill it (Zhang et al., arXiv
-    1901.09321): a layer first reads tokens as they are. Finding needles took less than half of the steps that it took
-    from GPT-2's initialisation (docs/results.md).
+    1901.09321): a layer first reads tokens as they are. In the nano recipe 92% of the first stage's answers were right
+    in less than half of the steps that GPT-2's initialisation took (docs/results.md).
     """
     c, depth = config, config.layers
 
@@ -171,7 +171,7 @@ def dense(x: Array, weight: Array) -> Array:
     """x [B, S, *in] times weight [*in, *out], a linear layer: [B, S, *out].
 
     Its backward pass is written out for the sake of one order of operands: left to itself, XLA makes transposed copies
-    of activations for the weight's gradient, and on a CPU spends more time on these than on the product.
+    of activations for the weight's gradient, and on a CPU spends about as much time on these as on the product.
     """
     inputs = tuple(range(x.ndim - 2))
     return lax.dot_general(x, weight, ((tuple(2 + i for i in inputs), inputs), ((), ())))
