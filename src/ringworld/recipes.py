@@ -86,7 +86,8 @@ def _nano_stage(
 ) -> Stage:
     """One doubling of the context. Six tokens of ten are in documents as long as the stage's rows; the others are in
     documents of all the shorter lengths, as many of each, so that none is forgotten. Half of the documents hide one
-    needle, as in the test, half hide several, so that their names matter.
+    needle, as in the test; half hide several, so that their names matter, and ask for them one after another or, where
+    there is room for such a question, for two at once.
 
     The stage is over when so much (`value`) of fresh answers in the longest documents is right; without a value, after
     its steps, over which the learning rate falls to 0.
@@ -94,8 +95,13 @@ def _nano_stage(
     shorter = [64 << i for i in range((length // 64).bit_length() - 1)]
 
     def hidden(length: int, share: float) -> tuple[tuple[SourceConfig, float], ...]:
-        counts = (1, NANO_NEEDLES[min(length, max(NANO_NEEDLES))])
-        return tuple((NeedleSourceConfig(corpora, needles=count, length=length), share / 2) for count in counts)
+        several = NANO_NEEDLES[min(length, max(NANO_NEEDLES))]
+        one = NeedleSourceConfig(corpora, needles=1, length=length)
+        in_turn = NeedleSourceConfig(corpora, needles=several, length=length)
+        if length < 128:
+            return (one, share / 2), (in_turn, share / 2)
+        at_once = NeedleSourceConfig(corpora, needles=several, asked=2, form="multi", length=length)
+        return (one, share / 2), (in_turn, share / 4), (at_once, share / 4)
 
     longest = hidden(length, 0.6 / length)
     others = tuple(source for short in shorter for source in hidden(short, 0.4 / sum(shorter)))
@@ -146,7 +152,7 @@ def _nano_stages(corpora: tuple[str, ...]) -> tuple[Stage, ...]:
         _nano_stage(1024, 4, 150, 1e-3, corpora, 0.98),
         _nano_stage(2048, 4, 80, 1e-3, corpora, 0.98),
         _nano_stage(4096, 2, 60, 1e-3, corpora, 0.98),
-        _nano_stage(8192, 2, 60, 1e-3, corpora),
+        _nano_stage(8192, 2, 100, 1e-3, corpora),
     )
 
 
@@ -162,9 +168,9 @@ def nano_text_long(seed: int = 0, data: Path | None = None) -> Recipe:
         optimizer=NANO_OPTIMIZER,
         stages=(
             *_nano_stages(short),
-            _nano_stage(16384, 2, 40, 5e-4, long),
-            _nano_stage(32768, 2, 30, 5e-4, long),
-            _nano_stage(65536, 2, 20, 5e-4, long),
+            _nano_stage(16384, 2, 50, 5e-4, long),
+            _nano_stage(32768, 2, 32, 5e-4, long),
+            _nano_stage(65536, 1, 60, 5e-4, long),
         ),
         seed=seed,
         precision=NANO_PRECISION,
