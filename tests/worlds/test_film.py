@@ -1,0 +1,156 @@
+from dataclasses import replace
+from itertools import combinations, islice
+
+import numpy as np
+import pytest
+
+from ringworld.worlds.film import VELOCITIES, Act, Event, Film, Scene, World, is_new
+from ringworld.worlds.shapes import COLOURS, GROUNDS, KINDS, SIZES, Thing
+
+RED, BLUE = Thing("small", "red", "circle"), Thing("small", "blue", "square")
+STILL = Act(RED, 0.5, 0.5, 0.0, 0.0, 0.0, 8.0)
+
+
+def centre(scene: Scene, seconds: float, index: int = 0) -> tuple[float, float]:
+    placed = scene.at(seconds)[index]
+    return placed.x, placed.y
+
+
+def test_what_moves_moves_evenly_and_turns_back_at_the_edges():
+    scene = Scene("grey", (replace(STILL, dx=0.1),), 8.0)
+    assert centre(scene, 0) == (0.5, 0.5)
+    assert centre(scene, 1.5) == pytest.approx((0.65, 0.5))
+    edge = 1 - RED.radius
+    beyond = 0.5 + 0.1 * 6 - edge
+    assert centre(scene, 6) == pytest.approx((edge - beyond, 0.5))
+    assert max(centre(scene, t)[0] for t in np.arange(0, 8, 0.25)) <= edge + 1e-9
+
+
+def test_things_that_meet_exchange_their_velocities():
+    left, right = replace(STILL, x=0.3, dx=0.1), replace(STILL, thing=BLUE, x=0.7, dx=-0.1)
+    scene = Scene("grey", (left, right), 8.0)
+    event = scene.events[0]
+    assert (event.happening, {event.thing, event.other}) == ("collides", {RED, BLUE})
+    # They meet half-way, a radius before the middle each.
+    assert event.seconds == pytest.approx((0.4 - 2 * RED.radius) / 0.2, abs=0.2)
+    assert centre(scene, 3.0)[0] < 0.3 + 0.1 * event.seconds
+    assert centre(scene, 3.0)[1] == 0.5
+    # One that stays is set in motion by one that comes.
+    scene = Scene("grey", (left, replace(right, dx=0.0)), 8.0)
+    assert centre(scene, 3.0, 1)[0] > 0.75
+
+
+def test_things_are_there_from_when_they_enter_to_when_they_leave():
+    scene = Scene("grey", (replace(STILL, dx=0.1, enters=2.0, leaves=5.0),), 8.0)
+    assert [len(scene.at(t)) for t in (0, 1.9, 2.0, 4.9, 5.0, 8.0)] == [0, 0, 1, 1, 0, 0]
+    assert centre(scene, 2.0) == (0.5, 0.5)
+    assert centre(scene, 4.0)[0] == pytest.approx(0.7)
+    assert scene.events == (Event(2.0, "appears", RED), Event(5.0, "leaves", RED))
+    assert Scene("grey", (STILL,), 8.0).events == ()
+
+
+def test_what_passes_crosses_the_whole_frame_in_front():
+    world = World(0)
+    scenes = [scene for scene in map(world.scene, range(200)) if any(act.passes for act in scene.acts)]
+    assert len(scenes) > 10
+    for scene in scenes:
+        act = next(act for act in scene.acts if act.passes)
+        (event,) = [event for event in scene.events if event.happening == "passes"]
+        assert event == Event(scene.seconds / 2, "passes", act.thing)
+        ground = Scene(scene.ground, (act,), scene.seconds)
+        empty = Scene(scene.ground, (), scene.seconds).frame(0, 64)
+        for seconds in (act.enters, act.leaves - 1e-9):
+            assert abs(ground.frame(seconds, 64).astype(int) - empty).max() < 128  # an antialiased touch at most
+        assert (ground.frame(scene.seconds / 2, 64) != empty).any()
+        assert scene.at(scene.seconds / 2)[-1].thing == act.thing
+
+
+def test_a_number_makes_the_same_again_and_another_number_another():
+    world = World(3)
+    assert world.scene(5) == World(3).scene(5) != world.scene(6)
+    assert world.picture(5) == World(3).picture(5)
+    assert World(4).scene(5) != world.scene(5)
+    assert world.film(2, 60) == World(3).film(2, 60)
+    np.testing.assert_array_equal(world.scene(5).frame(2.5, 32), World(3).scene(5).frame(2.5, 32))
+
+
+def test_frames_of_a_fixed_seed_are_what_they_were():
+    # A change of these numbers is a change of every tokenizer's data and of every evaluation.
+    picture = World(0).picture(0)
+    assert (picture.ground, [str(act.thing) for act in picture.acts]) == (
+        "grey",
+        ["large red triangle", "large orange cross"],
+    )
+
+
+def test_what_is_held_out_is_never_in_training():
+    for index in range(300):
+        for make in (World(1).picture, World(1).scene):
+            scene = make(index)
+            assert not any(is_new(act.thing, scene.ground) for act in scene.acts)
+        film = World(1).film(index, 20)
+        assert not any(is_new(act.thing, scene.ground) for scene in film.scenes for act in scene.acts)
+        heldout = World(1, "heldout").scene(index)
+        assert is_new(heldout.acts[0].thing, heldout.ground)
+
+
+def test_held_out_are_pairs_whose_parts_are_all_seen():
+    pairs = {
+        (ground, Thing(size, colour, kind))
+        for ground in GROUNDS
+        for size in SIZES
+        for colour in COLOURS
+        for kind in KINDS
+    }
+    trained = {(ground, thing) for ground, thing in pairs if not is_new(thing, ground)}
+    assert 0.6 < len(trained) / len(pairs) < 0.85
+    for index, words in ((1, COLOURS), (2, KINDS)):
+        for word in words:
+            seen = [thing for _, thing in trained if word in (thing.colour, thing.kind)]
+            assert len({thing.colour for thing in seen}) >= (1 if index == 1 else 6)
+            assert len({thing.kind for thing in seen}) >= (4 if index == 1 else 1)
+    for ground in GROUNDS:
+        assert len({thing.colour for where, thing in trained if where == ground}) == len(COLOURS) - 1
+
+
+def test_pictures_hold_whole_things_apart_from_each_other():
+    counts = set()
+    for index in range(200):
+        scene = World(2, least=0).picture(index)
+        things = scene.at(0)
+        counts.add(len(things))
+        assert len({one.thing.kind for one in things}) == len({one.thing.colour for one in things}) == len(things)
+        for one in things:
+            assert all(one.thing.radius <= v <= 1 - one.thing.radius for v in (one.x, one.y))
+        for one, other in combinations(things, 2):
+            assert np.hypot(one.x - other.x, one.y - other.y) > one.thing.radius + other.thing.radius
+    assert counts == {0, 1, 2, 3}
+
+
+def test_what_is_said_to_move_a_way_moves_that_way_for_a_second():
+    for index in range(100):
+        scene = World(5, most=1).scene(index)
+        (act,) = scene.acts
+        if act.direction is None:
+            continue
+        x, y = (after - before for before, after in zip(centre(scene, 0), centre(scene, 1), strict=True))
+        way = VELOCITIES[act.direction]
+        assert (x * way[0] + y * way[1]) > 0.07
+        assert abs(x * way[1]) < 1e-9 > abs(y * way[0])
+
+
+def test_a_film_is_as_long_as_asked_for_and_shows_its_scenes():
+    film = World(0).film(1, 100.0)
+    assert film.seconds == 100
+    assert all(5 <= scene.seconds <= 15 for scene in film.scenes[:-1])
+    assert sum(1 for _ in film.frames(8, 2)) == 200
+    scene, within = film.scene_at(film.starts[2])
+    assert (scene, within) == (film.scenes[2], 0.0)
+    for index, frame in islice(enumerate(film.frames(32, 1)), 0, 100, 17):
+        scene, within = film.scene_at(index)
+        np.testing.assert_array_equal(frame, scene.frame(within, 32))
+
+
+def test_events_of_a_film_are_in_its_time():
+    film = Film((Scene("grey", (STILL,), 8.0), Scene("sky", (replace(STILL, enters=2.0),), 8.0)))
+    assert film.events == (Event(10.0, "appears", RED),)
