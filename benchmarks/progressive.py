@@ -42,7 +42,7 @@ def direct(length: int, seed: int, tokens: int) -> Recipe:
     recipe = progressive(length, seed)
     last = recipe.stages[-1]
     long = tuple((source, share) for source, share in last.sources if source.length == length)
-    stage = replace(last, sources=long, steps=round(tokens / last.tokens_per_step), until=None)
+    stage = replace(last, sources=long, steps=round(tokens / last.units_per_step), until=None)
     return replace(recipe, name="direct", stages=(stage,))
 
 

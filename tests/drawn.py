@@ -5,7 +5,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ringworld.model.config import ModelConfig
-from ringworld.model.transformer import Parameter, Weights, declare, shardings
+from ringworld.model.transformer import Weights, declare
+from ringworld.parameters import Parameter, shardings
 
 
 def draw(seed: int, config: ModelConfig, mesh: Mesh, scale: float = 0.2) -> Weights:
@@ -20,4 +21,5 @@ def draw(seed: int, config: ModelConfig, mesh: Mesh, scale: float = 0.2) -> Weig
         center = 1.0 if parameter.deviation is None else 0.0
         return jax.device_put(rng.normal(center, scale, parameter.shape).astype(np.float32), sharding)
 
-    return jax.tree.map(one, declare(config), shardings(config, mesh), is_leaf=lambda x: isinstance(x, Parameter))
+    declared = declare(config)
+    return jax.tree.map(one, declared, shardings(declared, mesh), is_leaf=lambda x: isinstance(x, Parameter))

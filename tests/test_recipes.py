@@ -29,8 +29,8 @@ def test_lwms_stages_have_the_papers_numbers(name):
     stage = recipe.stages[-1]
     length, theta, steps, warmup, billions = PAPER[name]
     assert (stage.sequence_length, stage.rope_theta, stage.steps, stage.warmup_steps) == (length, theta, steps, warmup)
-    assert stage.tokens_per_step == 2**22
-    assert stage.steps * stage.tokens_per_step / 1e9 == pytest.approx(billions, rel=0.06)
+    assert stage.units_per_step == 2**22
+    assert stage.steps * stage.units_per_step / 1e9 == pytest.approx(billions, rel=0.06)
     assert stage.learning_rate == 4e-5
     assert [f"text-{s.name}" for s in recipe.stages] == list(PAPER)[: len(recipe.stages)]
     assert recipe.model.parameters == pytest.approx(6.74e9, rel=1e-3)

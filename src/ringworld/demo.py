@@ -10,7 +10,7 @@ from ringworld.evaluation.prose import HeldOutProse
 from ringworld.evaluation.report import write_report
 from ringworld.generation.model import Model
 from ringworld.mesh import MeshShape
-from ringworld.training.curriculum import Stage
+from ringworld.training.language import LanguageStage
 from ringworld.training.loop import train
 
 RECIPE = "nano-text"
@@ -32,6 +32,6 @@ def demo(out: Path, *, seed: int = 0) -> Path:
     return write_report(out)
 
 
-def after_stage(stage: Stage, model: Model) -> Iterator[tuple[str, float]]:
+def after_stage(stage: LanguageStage, model: Model) -> Iterator[tuple[str, float]]:
     """What a stage bought: the share of needles found at each length, up to twice the stage's own."""
     yield from NeedleCheck(HeldOutProse(model.tokenizer), (64, 128, *LENGTHS))(stage, model)

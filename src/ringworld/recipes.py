@@ -5,7 +5,7 @@ result to `training.loop.train`.
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ringworld.data.sources import (
@@ -19,7 +19,8 @@ from ringworld.data.sources import (
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape
 from ringworld.model.config import ModelConfig
-from ringworld.training.curriculum import Criterion, Recipe, Stage
+from ringworld.training.curriculum import Criterion, Recipe
+from ringworld.training.language import LanguageRecipe, LanguageStage
 from ringworld.training.optimizer import OptimizerConfig
 from ringworld.training.step import Precision
 
@@ -49,14 +50,14 @@ NANO_THETA = 1e4 / 64  # of RoPE, for each token of the context: theta grows wit
 NANO_NEEDLES = {64: 2, 128: 3, 256: 4, 512: 6, 1024: 8, 2048: 12, 4096: 16}
 
 
-def debug(seed: int = 0, data: Path | None = None) -> Recipe:
+def debug(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
     """A few steps of two stages in seconds, without a network."""
     corpora = ("tiny",)
     prose: SourceConfig = CorpusConfig(corpora) if data is None else _texts(data)
 
-    def stage(name: str, length: int, steps: int) -> Stage:
-        return Stage(
-            name,
+    def stage(name: str, length: int, steps: int) -> LanguageStage:
+        return LanguageStage(
+            name=name,
             sequence_length=length,
             batch_size=2048 // length,
             steps=steps,
@@ -67,7 +68,7 @@ def debug(seed: int = 0, data: Path | None = None) -> Recipe:
             normalization="example",
         )
 
-    return Recipe(
+    return LanguageRecipe(
         name="debug",
         summary="two short stages on made-up prose, in seconds and without a network",
         model=ModelConfig(
@@ -83,7 +84,7 @@ def debug(seed: int = 0, data: Path | None = None) -> Recipe:
 
 def _nano_stage(
     length: int, rows: int, steps: int, rate: float, corpora: tuple[str, ...], value: float | None = None
-) -> Stage:
+) -> LanguageStage:
     """One doubling of the context. Six tokens of ten are in documents as long as the stage's rows; the others are in
     documents of all the shorter lengths, as many of each, so that none is forgotten. Half of the documents hide one
     needle, as in the test; half hide several, so that their names matter, and ask for them one after another or, where
@@ -108,7 +109,7 @@ def _nano_stage(
     until = None
     if value is not None:
         until = Criterion("accuracy", value, 25 if length <= 1024 else 10, rows=max(8, 8192 // length), sources=longest)
-    return Stage(
+    return LanguageStage(
         name=str(length) if length < 1024 else f"{length // 1024}k",
         sequence_length=length,
         batch_size=rows,
@@ -126,11 +127,11 @@ def _nano_stage(
     )
 
 
-def nano_text(seed: int = 0, data: Path | None = None) -> Recipe:
+def nano_text(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
     """From 64 tokens to 8K: LWM's stage 1 at a size that a laptop trains. What came of it: docs/results.md."""
     _takes_no_data("nano-text", data)
     corpora = ("essays",)
-    return Recipe(
+    return LanguageRecipe(
         name="nano-text",
         summary="0.21M parameters learn to find needles, from 64 tokens to 8K, in minutes of two cores",
         model=NANO,
@@ -143,7 +144,7 @@ def nano_text(seed: int = 0, data: Path | None = None) -> Recipe:
     )
 
 
-def _nano_stages(corpora: tuple[str, ...]) -> tuple[Stage, ...]:
+def _nano_stages(corpora: tuple[str, ...]) -> tuple[LanguageStage, ...]:
     return (
         _nano_stage(64, 32, 1500, 2e-3, corpora, 0.97),
         _nano_stage(128, 16, 600, 2e-3, corpora, 0.97),
@@ -156,11 +157,11 @@ def _nano_stages(corpora: tuple[str, ...]) -> tuple[Stage, ...]:
     )
 
 
-def nano_text_long(seed: int = 0, data: Path | None = None) -> Recipe:
+def nano_text_long(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
     """nano-text, and on to 64K."""
     _takes_no_data("nano-text-long", data)
     short, long = ("essays",), ("essays", "sotu")
-    return Recipe(
+    return LanguageRecipe(
         name="nano-text-long",
         summary="nano-text, then on to 64K tokens, in hours of two cores",
         model=NANO,
@@ -178,10 +179,10 @@ def nano_text_long(seed: int = 0, data: Path | None = None) -> Recipe:
     )
 
 
-def _lwm_text(last: str) -> Callable[[int, Path | None], Recipe]:
+def _lwm_text(last: str) -> Callable[[int, Path | None], LanguageRecipe]:
     """LWM's stage 1 from the beginning to the length `last`."""
 
-    def recipe(seed: int = 0, data: Path | None = None) -> Recipe:
+    def recipe(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
         if data is None:
             raise UserError(
                 f"text-{last} trains on your own long texts: name a folder of *.txt, or a .jsonl, with --data, and put "
@@ -192,7 +193,7 @@ def _lwm_text(last: str) -> Callable[[int, Path | None], Recipe]:
         for name in names[: names.index(last) + 1]:
             length, theta, steps, warmup, tensor, sequence = LWM_TEXT[name]
             stages.append(
-                Stage(
+                LanguageStage(
                     name=name,
                     sequence_length=length,
                     batch_size=LWM_TOKENS_PER_STEP // length,
@@ -205,7 +206,7 @@ def _lwm_text(last: str) -> Callable[[int, Path | None], Recipe]:
                     reset_optimizer=True,
                 )
             )
-        return Recipe(
+        return LanguageRecipe(
             name=f"text-{last}",
             summary=f"LWM's stage 1 at 7B, up to {last.upper()} tokens, with the paper's numbers",
             model=LLAMA_7B,
@@ -235,7 +236,7 @@ def _takes_no_data(name: str, data: Path | None) -> None:
         )
 
 
-RECIPES: dict[str, Callable[[int, Path | None], Recipe]] = {
+RECIPES: Mapping[str, Callable[[int, Path | None], Recipe]] = {
     "debug": debug,
     "nano-text": nano_text,
     "nano-text-long": nano_text_long,

@@ -14,7 +14,8 @@ from ringworld.errors import UserError
 from ringworld.mesh import MeshShape, build_mesh, named_sharding
 from ringworld.model.config import ModelConfig
 from ringworld.model.rope import rope_frequencies
-from ringworld.model.transformer import Parameter, Weights, abstract, declare, dense, feed_forward, forward, head, init
+from ringworld.model.transformer import Weights, declare, dense, feed_forward, forward, head
+from ringworld.parameters import Parameter, abstract, init
 
 CONFIG = ModelConfig(vocabulary_size=50, dim=32, ffn=48, layers=3, heads=4, kv_heads=2, head_dim=16, qk_norm=True)
 THETA = 1e4
@@ -141,7 +142,7 @@ def test_a_linear_layer_has_the_gradients_that_jax_finds():
 
 def test_a_fresh_layer_adds_nothing():
     mesh = mesh_of(MeshShape())
-    weights = init(jax.random.key(0), CONFIG, mesh)
+    weights = init(jax.random.key(0), declare(CONFIG), mesh)
     embedded = np.asarray(weights.embedding)[rows()[0]]
     expected = embedded / np.sqrt((embedded**2).mean(-1, keepdims=True) + CONFIG.norm_eps)
     np.testing.assert_allclose(run(MeshShape(), weights), expected, atol=1e-5)
@@ -149,7 +150,8 @@ def test_a_fresh_layer_adds_nothing():
 
 def test_weights_do_not_depend_on_the_mesh():
     one, many = (
-        init(jax.random.key(3), CONFIG, mesh_of(s)) for s in (MeshShape(), MeshShape(fsdp=2, tensor=2, sequence=2))
+        init(jax.random.key(3), declare(CONFIG), mesh_of(s))
+        for s in (MeshShape(), MeshShape(fsdp=2, tensor=2, sequence=2))
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, many)
 
@@ -163,7 +165,7 @@ def test_weights_are_spread_as_declared():
 
 def test_a_weight_that_does_not_divide_is_replicated_along_that_axis():
     odd = replace(CONFIG, vocabulary_size=51)
-    placed = abstract(odd, mesh_of(MeshShape(tensor=2)))
+    placed = abstract(declare(odd), mesh_of(MeshShape(tensor=2)))
     assert placed.embedding.sharding.shard_shape(placed.embedding.shape) == (51, 32)
 
 
@@ -173,7 +175,7 @@ def test_tied_models_have_one_table():
     assert weights.head is None
     np.testing.assert_array_equal(head(weights), weights.embedding.T)
     assert sum(x.size for x in jax.tree.leaves(weights)) == tied.parameters
-    assert sum(x.size for x in jax.tree.leaves(abstract(CONFIG))) == CONFIG.parameters
+    assert sum(x.size for x in jax.tree.leaves(abstract(declare(CONFIG)))) == CONFIG.parameters
 
 
 def test_every_weight_is_declared_with_an_axis_for_each_dimension():

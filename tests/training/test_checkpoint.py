@@ -23,7 +23,7 @@ from ringworld.weights.checkpoint import Description, complete_checkpoints, load
 from training.tiny_run import RECIPE
 
 PROGRESS = Progress(
-    stage=1, stage_step=3, step=7, tokens=1792, seconds=0.1 + 0.2, skipped=2, loader={"lanes": {"0": [5, 3]}}
+    stage=1, stage_step=3, step=7, units=1792, seconds=0.1 + 0.2, skipped=2, loader={"lanes": {"0": [5, 3]}}
 )
 
 
@@ -51,13 +51,23 @@ def description(tokenizer) -> Description:
     return Description(RECIPE.model, tokenizer.vocabulary, context_length=64, rope_theta=1e4)
 
 
+def made_of(description: Description, tokenizer: TextTokenizer) -> dict:
+    """What a language model's checkpoint holds beside arrays."""
+    return {"model": description.to_dict(), "tokenizer": json.loads(tokenizer.to_json())}
+
+
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory, state, description, tokenizer) -> Path:
+def files(description, tokenizer) -> dict:
+    return made_of(description, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, state, files) -> Path:
     """A run folder with the checkpoints 5 and 7; not to be changed."""
     run = tmp_path_factory.mktemp("saved")
-    with Checkpoints(run, keep=3) as checkpoints:
-        checkpoints.save(state, replace(PROGRESS, step=5), description, tokenizer)
-        checkpoints.save(state, PROGRESS, description, tokenizer)
+    with Checkpoints(run, keep=3, files=files) as checkpoints:
+        checkpoints.save(state, replace(PROGRESS, step=5), files)
+        checkpoints.save(state, PROGRESS, files)
     return run
 
 
@@ -85,13 +95,13 @@ def test_what_is_saved_comes_back_bit_for_bit_on_any_mesh(saved, state, shape):
     jax.tree.map(lambda array, wanted: array.sharding == wanted.sharding or pytest.fail(str(wanted)), restored, like)
 
 
-def test_a_checkpoint_is_not_touched_by_the_steps_that_follow(tmp_path, description, tokenizer):
+def test_a_checkpoint_is_not_touched_by_the_steps_that_follow(tmp_path, files):
     # The next step takes over the memory of the state that is being written.
     state = random_state(1)
     wanted = jax.tree.map(np.array, state)
     donating = jax.jit(partial(jax.tree.map, lambda array: array + 1), donate_argnums=0)
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(state, PROGRESS, description, tokenizer)
+    with Checkpoints(tmp_path, keep=1, files=files) as checkpoints:
+        checkpoints.save(state, PROGRESS, files)
         for _ in range(20):
             state = donating(state)
         jax.block_until_ready(state)
@@ -99,11 +109,11 @@ def test_a_checkpoint_is_not_touched_by_the_steps_that_follow(tmp_path, descript
         assert_equal(checkpoints.state(abstract_state(RECIPE.model, RECIPE.optimizer, build_mesh(RECIPE.mesh))), wanted)
 
 
-def test_the_newest_are_kept(tmp_path, state, description, tokenizer):
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
+def test_the_newest_are_kept(tmp_path, state, files):
+    with Checkpoints(tmp_path, keep=2, files=files) as checkpoints:
         assert checkpoints.progress() == Progress()
         for step in (1, 2, 10, 11):
-            checkpoints.save(state, replace(PROGRESS, step=step), description, tokenizer)
+            checkpoints.save(state, replace(PROGRESS, step=step), files)
     assert names(tmp_path) == ["10", "11"]
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["10", "11"]
 
@@ -116,17 +126,17 @@ def test_nothing_in_a_checkpoint_is_pickled(saved):
     ]
 
 
-def test_halves_are_passed_over_and_cleared(copy, description, tokenizer, state):
+def test_halves_are_passed_over_and_cleared(copy, files, state):
     folder = copy / "checkpoints"
     shutil.copytree(folder / "7", folder / "8.orbax-checkpoint-tmp")  # a crash while 8 was written
     shutil.copytree(folder / "7", folder / "9")  # somebody's copy that was cut short
     shutil.rmtree(folder / "9" / "weights")
     assert names(copy) == ["5", "7"]
     assert load_model(copy, build_mesh(RECIPE.mesh)).checkpoint == folder / "7"
-    with Checkpoints(copy, keep=3) as checkpoints:
+    with Checkpoints(copy, keep=3, files=files) as checkpoints:
         assert checkpoints.progress().step == 7
         for step in (8, 9):
-            checkpoints.save(state, replace(PROGRESS, step=step), description, tokenizer)
+            checkpoints.save(state, replace(PROGRESS, step=step), files)
     assert names(copy) == ["7", "8", "9"]
     assert sorted(os.listdir(folder)) == ["7", "8", "9", "9.incomplete"]
 
@@ -146,10 +156,10 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-def fill(run: Path, state: TrainState, description: Description, tokenizer: TextTokenizer) -> None:
-    with clear_when_full(run), Checkpoints(run, keep=100) as checkpoints:
+def fill(run: Path, state: TrainState, files: dict) -> None:
+    with clear_when_full(run), Checkpoints(run, keep=100, files=files) as checkpoints:
         for step in range(1, 101):
-            checkpoints.save(state, replace(PROGRESS, step=step), description, tokenizer)
+            checkpoints.save(state, replace(PROGRESS, step=step), files)
 
 
 def full(run: Path) -> str:
@@ -162,12 +172,10 @@ def full(run: Path) -> str:
     )
 
 
-def test_a_full_disk_is_one_sentence_and_earlier_checkpoints_stay(
-    small_disk, state, description, tokenizer, caplog, capfd
-):
+def test_a_full_disk_is_one_sentence_and_earlier_checkpoints_stay(small_disk, state, files, caplog, capfd):
     run = small_disk / "run"
     with pytest.raises(UserError) as caught:
-        fill(run, state, description, tokenizer)
+        fill(run, state, files)
     assert str(caught.value) == full(run)
     assert_equal(load_model(run, build_mesh(RECIPE.mesh)).weights, state.weights)
     assert not caplog.records
@@ -189,11 +197,12 @@ from ringworld.mesh import use_cpu_devices
 
 use_cpu_devices(8)
 shutil.disk_usage = lambda _: SimpleNamespace(free=10**9)  # true before somebody else took the space
-from training.test_checkpoint import RECIPE, Description, UserError, fill, random_state
+from training.test_checkpoint import RECIPE, Description, UserError, fill, made_of, random_state
 
 tokenizer = RECIPE.tokenizer.build()
 try:
-    fill(Path(sys.argv[1]), random_state(0), Description(RECIPE.model, tokenizer.vocabulary, 64, 1e4), tokenizer)
+    files = made_of(Description(RECIPE.model, tokenizer.vocabulary, 64, 1e4), tokenizer)
+    fill(Path(sys.argv[1]), random_state(0), files)
 except UserError as error:
     print(error)
 """
@@ -226,11 +235,11 @@ def test_other_errors_pass():
 
 def test_a_run_begins_and_is_opened_again(tmp_path, tokenizer):
     run = tmp_path / "a" / "run"
-    assert open_run(RECIPE, run).to_json() == tokenizer.to_json()
+    assert open_run(RECIPE, run).tokenizer.to_json() == tokenizer.to_json()
     assert json.loads((run / "recipe.json").read_text())["name"] == "tiny"
     assert sorted(os.listdir(run)) == ["recipe.json", "tokenizer.json"]
     moved = replace(RECIPE, mesh=MeshShape(data=8), tokenizer=RECIPE.tokenizer)
-    assert open_run(moved, run).to_json() == tokenizer.to_json()
+    assert open_run(moved, run).tokenizer.to_json() == tokenizer.to_json()
 
 
 def test_another_recipe_is_refused_by_the_field(tmp_path):

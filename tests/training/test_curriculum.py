@@ -10,10 +10,11 @@ from ringworld.data.sources import CorpusConfig, TokenizerConfig
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape
 from ringworld.model.config import ModelConfig
-from ringworld.training.curriculum import Criterion, Recipe, Stage, answers_only, differences, to_json
+from ringworld.training.curriculum import Criterion, Stage, differences, to_json
+from ringworld.training.language import LanguageRecipe, LanguageStage, answers_only
 from ringworld.training.optimizer import OptimizerConfig
 
-STAGE = Stage(
+STAGE = LanguageStage(
     name="one",
     sequence_length=8,
     batch_size=2,
@@ -22,7 +23,7 @@ STAGE = Stage(
     learning_rate=4.0,
     sources=((CorpusConfig(("tiny",)), 1.0),),
 )
-RECIPE = Recipe(
+RECIPE = LanguageRecipe(
     name="r",
     summary="s",
     model=ModelConfig(vocabulary_size=16, dim=4, ffn=4, layers=1, heads=1, kv_heads=1, head_dim=4),
@@ -48,8 +49,8 @@ def test_cosine_learning_rate_ends_at_the_final_one():
     assert stage.learning_rate_at(20) == pytest.approx(2.0)
 
 
-def test_tokens_per_step_counts_every_place():
-    assert STAGE.tokens_per_step == 16
+def test_a_step_takes_every_place_of_its_rows():
+    assert (STAGE.units_per_step, STAGE.UNIT) == (16, "tokens")
 
 
 def test_a_criterion_on_accuracy_is_reached_from_below_and_one_on_loss_from_above():

@@ -17,7 +17,8 @@ from ringworld.errors import UserError
 from ringworld.generation.model import Model
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.training.checkpoint import Checkpoints
-from ringworld.training.curriculum import Criterion, Recipe, Stage
+from ringworld.training.curriculum import Criterion
+from ringworld.training.language import LanguageRecipe, LanguageStage
 from ringworld.training.loop import SKIPS_IN_A_ROW, train
 from ringworld.training.metrics import MetricsFile, Record, read_metrics
 from ringworld.training.step import TrainState, abstract_state
@@ -52,7 +53,7 @@ def whole(tmp_path_factory) -> Path:
     return train(RECIPE, tmp_path_factory.mktemp("whole"), log=lambda line: None)
 
 
-def final_state(run: Path, recipe: Recipe = RECIPE, mesh: MeshShape = RECIPE.mesh) -> TrainState:
+def final_state(run: Path, recipe: LanguageRecipe = RECIPE, mesh: MeshShape = RECIPE.mesh) -> TrainState:
     with Checkpoints(run, keep=3) as checkpoints:
         return checkpoints.state(abstract_state(recipe.model, recipe.optimizer, build_mesh(mesh)))
 
@@ -213,7 +214,7 @@ def test_a_criterion_ends_a_stage_and_is_measured_alike_after_a_stop(tmp_path):
 def test_evaluators_are_asked_once_after_each_stage(whole, tmp_path):
     asked: list[tuple[str, int]] = []
 
-    def evaluator(stage: Stage, model: Model) -> Iterator[tuple[str, float]]:
+    def evaluator(stage: LanguageStage, model: Model) -> Iterator[tuple[str, float]]:
         asked.append((stage.name, model.context_length))
         yield "length", stage.sequence_length
 
@@ -228,7 +229,7 @@ def test_evaluators_are_asked_once_after_each_stage(whole, tmp_path):
 
 
 def test_an_evaluation_that_was_cut_short_is_made_again(tmp_path):
-    def failing(stage: Stage, model: Model) -> Iterator[tuple[str, float]]:
+    def failing(stage: LanguageStage, model: Model) -> Iterator[tuple[str, float]]:
         yield "one", 1.0
         raise KeyboardInterrupt
 
@@ -256,8 +257,8 @@ def test_numbers_are_read_when_the_next_step_is_on_its_way(tmp_path, monkeypatch
     events: list[str] = []
     write = MetricsFile.write
     monkeypatch.setattr(MetricsFile, "write", lambda self, record: events.append("written") or write(self, record))
-    place = sys.modules["ringworld.training.loop"].place
-    monkeypatch.setattr("ringworld.training.loop.place", lambda *args: events.append("sent") or place(*args))
+    place = sys.modules["ringworld.training.language"].place
+    monkeypatch.setattr("ringworld.training.language.place", lambda *args: events.append("sent") or place(*args))
     train(SHORT, tmp_path, log=lambda line: None)
     assert events == ["sent", "sent", "written", "sent", "written", "sent", "written", "written"]
 

@@ -40,14 +40,14 @@ def test_a_continued_run_drops_what_came_after_its_checkpoint(tmp_path):
 def test_pace_leaves_out_pauses():
     pace = Pace()
     pace.pause()
-    assert pace.tokens_per_second is None
+    assert pace.units_per_second is None
     assert pace.step(100.0, 50) == 0.0  # it compiled
-    assert pace.tokens_per_second is None
+    assert pace.units_per_second is None
     assert pace.step(102.0, 50) == 2.0
-    assert pace.tokens_per_second == 25.0
+    assert pace.units_per_second == 25.0
     pace.start(500.0)  # an evaluation has ended
     assert pace.step(501.0, 70) == 1.0
-    assert pace.tokens_per_second == 40.0
+    assert pace.units_per_second == 40.0
 
 
 def test_pace_forgets_what_is_older_than_its_window():
@@ -55,7 +55,7 @@ def test_pace_forgets_what_is_older_than_its_window():
     pace.start(0.0)
     pace.step(9.0, 9)
     pace.step(11.0, 100)
-    assert pace.tokens_per_second == 50.0
+    assert pace.units_per_second == 50.0
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,17 @@ def test_counts(number, text):
 
 def test_a_step_is_one_line():
     record = step(40, loss=2.34567, accuracy=0.41239, gradient_norm=0.93, skipped=0.0)
-    line = step_line(record, stage="2/8 len-128", steps=250, skipped=0, tokens_per_second=None, seconds_left=None)
+    line = step_line(
+        record, stage="2/8 len-128", steps=250, skipped=0, unit="tokens", units_per_second=None, seconds_left=None
+    )
     assert line == "stage 2/8 len-128  step 40/250  loss 2.3457  accuracy 0.412  gradient 0.93  - tokens/s"
     line = step_line(
         record | {"loss": math.nan, "skipped": 1.0},
         stage="2/8 len-128",
         steps=250,
         skipped=3,
-        tokens_per_second=25_140.0,
+        unit="tokens",
+        units_per_second=25_140.0,
         seconds_left=185.0,
     )
     assert line == (

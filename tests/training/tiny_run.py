@@ -7,11 +7,11 @@ from pathlib import Path
 from ringworld.data.sources import CorpusConfig, NeedleSourceConfig, TokenizerConfig
 from ringworld.mesh import MeshShape, use_cpu_devices
 from ringworld.model.config import ModelConfig
-from ringworld.training.curriculum import Recipe, Stage
+from ringworld.training.language import LanguageRecipe, LanguageStage
 from ringworld.training.loop import train
 from ringworld.training.optimizer import OptimizerConfig
 
-STAGE = Stage(
+STAGE = LanguageStage(
     name="short",
     sequence_length=64,
     batch_size=8,
@@ -22,7 +22,7 @@ STAGE = Stage(
     sources=((NeedleSourceConfig(("tiny",), template="bare"), 2.0), (CorpusConfig(("tiny",)), 1.0)),
 )
 
-RECIPE = Recipe(
+RECIPE = LanguageRecipe(
     name="tiny",
     summary="two stages of a few steps",
     model=ModelConfig(vocabulary_size=640, dim=32, ffn=48, layers=2, heads=2, kv_heads=2, head_dim=16, tied=True),

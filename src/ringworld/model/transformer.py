@@ -1,9 +1,8 @@
 """Weights and forward pass.
 
-A weight is declared once, in `declare`: shape, logical axes, initialiser. From it follow `abstract`, `shardings` and
-`init`, and what a converter or an optimizer has to know. Layers are stacked on a leading axis and scanned, so compile
-time does not grow with depth. The forward pass is plain functions; what differs between training, prefill and
-decoding is one of them, `Attend`.
+Weights are declared once, in `declare`. Layers are stacked on a leading axis and scanned, so compile time does not grow
+with depth. The forward pass is plain functions; what differs between training, prefill and decoding is one of them,
+`Attend`.
 """
 
 from collections.abc import Callable
@@ -21,25 +20,14 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from ringworld.attention import attention
 from ringworld.attention.ring import SAVED
-from ringworld.mesh import RULES, axis_size, constrain, named_sharding, partition_spec
+from ringworld.mesh import RULES, constrain, partition_spec
 from ringworld.model.config import ModelConfig
 from ringworld.model.rope import Rotation, rotate, rotation
+from ringworld.parameters import Parameter
 
-LogicalAxes = tuple[str | None, ...]
 # Tokens of one device that pass through a feed-forward at once: beyond it the [tokens, F] between its products is
 # what fills the memory.
 FEED_FORWARD_TOKENS = 16384
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """The declaration of one weight. It is drawn from a normal distribution of this deviation, or is 1 everywhere if
-    that is None."""
-
-    shape: tuple[int, ...]
-    axes: LogicalAxes
-    deviation: float | None
-    inputs: int = 0  # how many axes, after that of the layers, a product contracts; 0: not a matrix
 
 
 @jax.tree_util.register_dataclass
@@ -109,49 +97,6 @@ def declare(config: ModelConfig) -> Weights:
         final_norm=Parameter((c.dim,), (None,), None),
         head=None if c.tied else Parameter((c.dim, c.vocabulary_size), ("embed", "vocabulary"), c.dim**-0.5),
     )
-
-
-def _map(function: Callable[[Parameter], Any], config: ModelConfig) -> Weights:
-    return jax.tree.map(function, declare(config), is_leaf=lambda x: isinstance(x, Parameter))
-
-
-def shardings(config: ModelConfig, mesh: Mesh) -> Weights:
-    """Where each weight lies: its declared axes, less those that its shape does not divide over (these are
-    replicated)."""
-
-    def sharding(parameter: Parameter) -> jax.sharding.NamedSharding:
-        axes = (
-            axis if axis and size % axis_size(mesh, axis) == 0 else None
-            for axis, size in zip(parameter.axes, parameter.shape, strict=True)
-        )
-        return named_sharding(mesh, tuple(axes))
-
-    return _map(sharding, config)
-
-
-def abstract(config: ModelConfig, mesh: Mesh | None = None) -> Weights:
-    """Shapes and types (and shardings, given a mesh) without any numbers: for `jax.eval_shape`, checkpoints and
-    converters."""
-    shapes = _map(lambda parameter: jax.ShapeDtypeStruct(parameter.shape, jnp.float32), config)
-    if mesh is None:
-        return shapes
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings(config, mesh)
-    )
-
-
-def init(key: Array, config: ModelConfig, mesh: Mesh) -> Weights:
-    """Fresh float32 weights, each born in its place on the mesh. They depend on the key alone, not on the mesh."""
-
-    def draw(key: Array) -> Weights:
-        parameters, tree = jax.tree.flatten(declare(config), is_leaf=lambda x: isinstance(x, Parameter))
-        keys = jax.random.split(key, len(parameters))
-        return tree.unflatten(
-            jnp.ones(p.shape) if p.deviation is None else p.deviation * jax.random.normal(k, p.shape)
-            for p, k in zip(parameters, keys, strict=True)
-        )
-
-    return jax.jit(draw, out_shardings=shardings(config, mesh))(key)
 
 
 def _along_last(vector: Float[Array, "N"], like: Array) -> Array:

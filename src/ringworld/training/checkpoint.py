@@ -11,27 +11,25 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
 from ringworld.errors import UserError
 from ringworld.files import write_atomically
-from ringworld.tokens.text import TextTokenizer
-from ringworld.training.curriculum import Recipe, differences, to_json
-from ringworld.training.step import TrainState
-from ringworld.weights.checkpoint import CHECKPOINTS, MODEL, TOKENIZER, Description, complete_checkpoints, restore
+from ringworld.training.curriculum import Learner, Recipe, differences, to_json
+from ringworld.weights.checkpoint import CHECKPOINTS, complete_checkpoints, restore
 
 RECIPE = "recipe.json"
 PROGRESS = "progress.json"
+State = TypeVar("State", bound=Any)
 SLACK = 2**20  # bytes of a checkpoint beside its arrays: tokenizer, indices, what is left of the last blocks
-OPTIMIZER = ("optimizer_state", "step", "gradient_norm")  # of TrainState: all but the weights, which are saved apart
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Progress:
         stage_step: its steps so far.
         stage_over: it has ended, by its steps or its criterion; what follows is its evaluation, then the next stage.
         step: steps of all stages so far.
-        tokens: places in the batches of these steps.
+        units: tokens in the batches of these steps, or what else the kind of model counts.
         seconds: time spent in them.
         skipped: steps of all stages that left the weights as they were.
         skipped_in_a_row: how many of those came last.
@@ -55,7 +53,7 @@ class Progress:
     stage_step: int = 0
     stage_over: bool = False
     step: int = 0
-    tokens: int = 0
+    units: int = 0
     seconds: float = 0.0
     skipped: int = 0
     skipped_in_a_row: int = 0
@@ -66,9 +64,9 @@ class Progress:
         """At the beginning of a stage."""
         return replace(self, stage=stage, stage_step=0, stage_over=False, loader={}, validation={})
 
-    def after_step(self, tokens: int) -> Self:
-        """One step of so many tokens further. What it gave is not known yet."""
-        return replace(self, stage_step=self.stage_step + 1, step=self.step + 1, tokens=self.tokens + tokens)
+    def after_step(self, units: int) -> Self:
+        """One step of so many units further. What it gave is not known yet."""
+        return replace(self, stage_step=self.stage_step + 1, step=self.step + 1, units=self.units + units)
 
     def after_result(self, seconds: float, *, skipped: bool) -> Self:
         """What a step gave is known, too."""
@@ -98,14 +96,14 @@ def clear_when_full(run: Path) -> Iterator[None]:
         raise UserError(f"the disk is full: could not write to {run}; {kept} once there is space") from error
 
 
-def open_run(recipe: Recipe, run: Path) -> TextTokenizer:
-    """Begins a run in the folder `run`, or continues the one that is there; returns its tokenizer.
+def open_run(recipe: Recipe, run: Path) -> Learner:
+    """Begins a run in the folder `run`, or continues the one that is there; returns what trains it.
 
     Raises:
         UserError: the folder holds a run of another recipe (names the fields that differ), or is no folder.
     """
     asked = to_json(recipe)
-    if (run / RECIPE).is_file() and (run / TOKENIZER).is_file():
+    if (run / RECIPE).is_file():
         differing = list(differences(json.loads((run / RECIPE).read_text(encoding="utf-8")), asked))
         if differing:
             raise UserError(
@@ -113,26 +111,34 @@ def open_run(recipe: Recipe, run: Path) -> TextTokenizer:
                 f"{'; '.join(differing[:5])}{f'; and {len(differing) - 5} more' if len(differing) > 5 else ''}. "
                 "Give the recipe as it was, or another --out"
             )
-        return TextTokenizer.load(run / TOKENIZER)
+        return recipe.learner(run)
     if complete_checkpoints(run):
-        raise UserError(f"{run} holds checkpoints but no {RECIPE} and {TOKENIZER} that say of what: give another --out")
+        raise UserError(f"{run} holds checkpoints but no {RECIPE} that says of what: give another --out")
     try:
         run.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"cannot make the folder {run} to train into ({error.strerror}): give another --out") from error
-    tokenizer = recipe.tokenizer.build()
-    tokenizer.save(run / TOKENIZER)
+    learner = recipe.learner(run)
     write_atomically(run / RECIPE, json.dumps(asked, indent=2) + "\n")
-    return tokenizer
+    return learner
+
+
+def _rest(state: Any) -> dict[str, Any]:
+    """A state without its weights, which are saved apart, for those who only use them."""
+    return {item.name: getattr(state, item.name) for item in fields(state) if item.name != "weights"}
 
 
 class Checkpoints:
     """The checkpoints of a run: written beside training, the newest `keep` of them kept. A context manager.
 
     Leaving the block waits for the writer; an error of the writer is raised at the next call.
+
+    Args:
+        keep: so many.
+        files: names of what `save` is given beside arrays and progress.
     """
 
-    def __init__(self, run: Path, *, keep: int) -> None:
+    def __init__(self, run: Path, *, keep: int, files: Iterable[str] = ()) -> None:
         self.run = run.absolute()
         whole = complete_checkpoints(self.run)
         self.newest = whole[-1] if whole else None
@@ -140,13 +146,8 @@ class Checkpoints:
         self._clear_halves()
         self._manager = ocp.CheckpointManager(
             self.run / CHECKPOINTS,
-            item_handlers={
-                "weights": ocp.StandardCheckpointHandler(),
-                "optimizer": ocp.StandardCheckpointHandler(),
-                "model": ocp.JsonCheckpointHandler(MODEL),
-                "tokenizer": ocp.JsonCheckpointHandler(TOKENIZER),
-                "progress": ocp.JsonCheckpointHandler(PROGRESS),
-            },
+            item_handlers={"weights": ocp.StandardCheckpointHandler(), "optimizer": ocp.StandardCheckpointHandler()}
+            | {name: ocp.JsonCheckpointHandler(f"{name}.json") for name in (*files, "progress")},
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, save_root_metadata=False),
         )
 
@@ -183,8 +184,11 @@ class Checkpoints:
                 logging.getLogger(name).setLevel(level)
             self._clear_halves()
 
-    def save(self, state: TrainState, progress: Progress, description: Description, tokenizer: TextTokenizer) -> None:
+    def save(self, state: Any, progress: Progress, files: dict[str, Any]) -> None:
         """Starts to write a checkpoint. Returns when the arrays are on the host: the next step may take their memory.
+
+        Args:
+            files: what lies beside the arrays, as JSON by name.
 
         Raises:
             OSError, ValueError: the previous checkpoint, or this one, could not be written.
@@ -195,15 +199,13 @@ class Checkpoints:
         free = shutil.disk_usage(self.run).free
         if free < wanted:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {wanted} bytes to write and {free} free")
-        rest = {name: getattr(state, name) for name in OPTIMIZER}
         self._manager.save(
             progress.step,
             args=ocp.args.Composite(
                 weights=ocp.args.StandardSave(state.weights),
-                optimizer=ocp.args.StandardSave(rest),
-                model=ocp.args.JsonSave(description.to_dict()),
-                tokenizer=ocp.args.JsonSave(json.loads(tokenizer.to_json())),
+                optimizer=ocp.args.StandardSave(_rest(state)),
                 progress=ocp.args.JsonSave(asdict(progress)),
+                **{name: ocp.args.JsonSave(content) for name, content in files.items()},
             ),
             force=True,
         )
@@ -225,13 +227,13 @@ class Checkpoints:
             return Progress()
         return Progress(**json.loads((self.newest / "progress" / PROGRESS).read_text(encoding="utf-8")))
 
-    def state(self, like: TrainState) -> TrainState:
-        """The newest checkpoint's arrays in the places of `like` (an `abstract_state`), from whatever mesh saved.
+    def state(self, like: State) -> State:
+        """The newest checkpoint's arrays in the places of `like` (an abstract state), from whatever mesh saved.
 
         Raises:
             UserError: they do not fit, or are damaged.
         """
         if self.newest is None:
             raise ValueError(f"no checkpoint in {self.run}")
-        rest = restore(self.newest / "optimizer", {name: getattr(like, name) for name in OPTIMIZER})
-        return TrainState(weights=restore(self.newest / "weights", like.weights), **rest)
+        rest = restore(self.newest / "optimizer", _rest(like))
+        return replace(like, weights=restore(self.newest / "weights", like.weights), **rest)

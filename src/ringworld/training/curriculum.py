@@ -1,38 +1,41 @@
 """A recipe: the stages that one command trains, from the first to the last.
 
 A stage ends by its number of steps or, earlier, by its `Criterion`, as a short stage must be left only once it is
-learned. The criterion is measured on rows of the stage's own mix, or of a mix of its own, from another seed: fresh ones
-of a source that makes them up, the same documents in another order of one that has only so many. Held-out prose stays
-out of it, so that what is evaluated at the end has decided nothing before.
+learned. The criterion is measured on data of the stage's own mix, or of a mix of its own, from another seed: fresh data
+of a source that makes it up, the same in another order of one that has only so much. What is held out stays out of it,
+so that what is evaluated at the end has decided nothing before.
+
+What is trained is not said here: `Recipe` and `Stage` hold what all training has, and a kind of model adds its own
+(`training.language`) together with its `Learner`, which is how the loop trains it.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from pathlib import PurePath
-from typing import Any, Literal, get_args
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path, PurePath
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
 
-from ringworld.data.packing import Batch, Normalization, Policy
-from ringworld.data.sources import SourceConfig, TokenizerConfig
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape
-from ringworld.model.config import ModelConfig
 from ringworld.training.optimizer import OptimizerConfig
-from ringworld.training.step import Precision
 
-Metric = Literal["accuracy", "loss"]
 Schedule = Literal["constant", "cosine"]
 Purpose = Literal["training", "validation"]
 
 
-def _choose(what: str, given: str, allowed: object) -> None:
+def choose(what: str, given: str, allowed: object) -> None:
+    """Raises UserError unless `given` is one of a Literal's words."""
     if given not in get_args(allowed):
         raise UserError(f"{what} must be one of {', '.join(get_args(allowed))}; got {given!r}")
 
 
-def _at_least(what: str, given: float | int, least: int) -> None:
+def at_least(what: str, given: float | int, least: int) -> None:
+    """Raises UserError unless `given` is a finite number from `least` up."""
     if not (math.isfinite(given) and given >= least):
         raise UserError(f"{what} must be at least {least}; got {given}")
 
@@ -42,85 +45,77 @@ class Criterion:
     """Ends a stage as soon as it is learned.
 
     Attributes:
-        metric: "accuracy" (at least `value` ends the stage) or "loss" (at most `value` does). Of the answers alone: the
-            targets that weigh most in their row.
+        metric: of those that a step gives: "loss" (at most `value` ends the stage), or another (at least `value` does).
         value: where the stage ends.
         check_every: steps between measurements.
         rows: fresh rows a measurement takes, rounded up to whole batches.
         sources: what the rows are made of: data, and its share by weight. None: the stage's own mix.
     """
 
-    metric: Metric
+    metric: str
     value: float
     check_every: int
     rows: int
-    sources: tuple[tuple[SourceConfig, float], ...] | None = None
+    sources: tuple[tuple[Any, float], ...] | None = None
 
     def __post_init__(self) -> None:
-        _choose("a criterion's metric", self.metric, Metric)
-        _at_least("a criterion's check_every", self.check_every, 1)
-        _at_least("a criterion's rows", self.rows, 1)
+        at_least("a criterion's check_every", self.check_every, 1)
+        at_least("a criterion's rows", self.rows, 1)
 
     def reached(self, measured: float) -> bool:
         """Whether the stage is learned. A measurement that is not a number has reached nothing."""
-        return measured >= self.value if self.metric == "accuracy" else measured <= self.value
+        return measured <= self.value if self.metric == "loss" else measured >= self.value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One context length: its data, its RoPE theta, its learning rate, and when it is over.
+    """Some steps on one mix of data: its learning rate, and when it is over.
 
     Attributes:
-        sequence_length: tokens in a row.
         batch_size: rows in a batch, over the whole mesh.
         steps: the stage's end, if no criterion ends it before.
-        rope_theta: the base of RoPE's angles, which grows with the length.
         learning_rate: after the warm-up.
         warmup_steps: the first of them takes learning_rate / warmup_steps, the last learning_rate.
         schedule: after the warm-up "constant", or "cosine" down to `final_learning_rate` at the last of `steps`.
         sources: the mix: data, and its share by weight.
-        packing: what becomes of a document that does not fit the row: "split" over two, or "whole" in the next one.
-        normalization: weights count per "token", or sum to one for each "example".
         until: ends the stage when it is learned.
         mesh: the stage's own mesh; the default is the recipe's.
         reset_optimizer: begin with fresh moments. The default carries them over from the stage before.
     """
 
+    UNIT: ClassVar[str] = "rows"  # what the pace is told in
+
     name: str
-    sequence_length: int
     batch_size: int
     steps: int
-    rope_theta: float
     learning_rate: float
-    sources: tuple[tuple[SourceConfig, float], ...]
+    sources: tuple[tuple[Any, float], ...]
     warmup_steps: int = 0
     schedule: Schedule = "constant"
     final_learning_rate: float = 0.0
-    packing: Policy = "split"
-    normalization: Normalization = "token"
     until: Criterion | None = None
     mesh: MeshShape | None = None
     reset_optimizer: bool = False
 
     def __post_init__(self) -> None:
         stage = f"stage {self.name!r}: "
-        for name in ("sequence_length", "batch_size", "steps"):
-            _at_least(stage + name, getattr(self, name), 1)
+        for name in ("batch_size", "steps"):
+            at_least(stage + name, getattr(self, name), 1)
         for name in ("warmup_steps", "learning_rate", "final_learning_rate"):
-            _at_least(stage + name, getattr(self, name), 0)
-        _at_least(stage + "rope_theta", self.rope_theta, 1)
-        _choose(stage + "schedule", self.schedule, Schedule)
-        _choose(stage + "packing", self.packing, Policy)
-        _choose(stage + "normalization", self.normalization, Normalization)
+            at_least(stage + name, getattr(self, name), 0)
+        choose(stage + "schedule", self.schedule, Schedule)
         if not self.sources or not all(weight > 0 for _, weight in self.sources):
             raise UserError(f"{stage}sources must be one or more, each with a weight above 0; got {self.sources}")
 
     @property
-    def tokens_per_step(self) -> int:
-        """Places in a batch, padding included: what a step costs."""
-        return self.batch_size * self.sequence_length
+    def units_per_step(self) -> int:
+        """How much of `UNIT` a step takes."""
+        return self.batch_size
 
-    def data(self, purpose: Purpose) -> tuple[tuple[SourceConfig, float], ...]:
+    def __str__(self) -> str:
+        return f"{self.batch_size} {self.UNIT} a batch"
+
+    def data(self, purpose: Purpose) -> tuple[tuple[Any, float], ...]:
         """The mix that this purpose reads."""
         if purpose == "validation" and self.until is not None and self.until.sources is not None:
             return self.until.sources
@@ -139,12 +134,72 @@ class Stage:
         )
 
 
+@runtime_checkable
+class Loader(Protocol):
+    """Batches, from anywhere in their stream: see `data.loading.PackedLoader`."""
+
+    def __next__(self) -> Any: ...
+    def get_state(self) -> dict[str, Any]: ...
+    def set_state(self, state: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+Metrics = dict[str, Array]
+
+
 @dataclass(frozen=True)
-class Recipe:
+class Course:
+    """What it takes to train one stage on one mesh.
+
+    Attributes:
+        step: (state, batch of the loader, learning rate) -> (state, metrics), the old state's memory being given up.
+            Metrics are float32 scalars, "loss", "gradient_norm" and "skipped" (1: the step changed nothing) among them.
+        measure: (state, batch) -> those of the metrics that a criterion may ask for.
+        loader: of the stage's "training" data.
+        validation: of its "validation" data, where it has a criterion.
+    """
+
+    step: Callable[[Any, Any, float], tuple[Any, Metrics]]
+    measure: Callable[[Any, Any], Metrics]
+    loader: Loader
+    validation: Loader | None
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """How the loop trains one kind of model. A state is a dataclass of arrays; its `weights` are the model's."""
+
+    def abstract(self, mesh: Mesh) -> Any:
+        """Shapes, types and places of a state, without numbers."""
+        ...
+
+    def init(self, key: Array, mesh: Mesh) -> Any:
+        """The state that training begins with."""
+        ...
+
+    def reset_optimizer(self, state: Any, mesh: Mesh) -> Any:
+        """The same weights with an optimizer that has seen nothing."""
+        ...
+
+    def course(self, index: int, mesh: Mesh) -> Course:
+        """What trains the stage of this index."""
+        ...
+
+    def files(self, index: int) -> dict[str, Any]:
+        """What a checkpoint made in this stage holds beside arrays: {name: JSON}. One is "model", which says what the
+        weights are of."""
+        ...
+
+    def model(self, state: Any, index: int, mesh: Mesh) -> Any:
+        """The model as it is after a stage, for evaluators."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(ABC):
     """All that decides what a run learns; the same recipe on the same mesh gives the same weights, bit for bit.
 
     Attributes:
-        precision: how a step computes.
         mesh: where stages run that name no mesh of their own.
         checkpoint_seconds: time between checkpoints. There is also one at each stage's end.
         checkpoints_kept: the newest so many stay.
@@ -152,23 +207,28 @@ class Recipe:
 
     name: str
     summary: str
-    model: ModelConfig
-    tokenizer: TokenizerConfig
     optimizer: OptimizerConfig
-    stages: tuple[Stage, ...]
+    stages: Sequence[Stage]
     seed: int = 0
-    precision: Precision = field(default_factory=Precision)
     mesh: MeshShape = field(default_factory=MeshShape)
     checkpoint_seconds: float = 60.0
     checkpoints_kept: int = 3
+
+    @abstractmethod
+    def learner(self, run: Path) -> Learner:
+        """What trains this recipe in the folder `run`, where it keeps the files that it needs again.
+
+        Raises:
+            UserError: what it needs cannot be had, or does not fit the recipe.
+        """
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise UserError(f"recipe {self.name!r} must have one or more stages, each of another name; got {names}")
-        _at_least("seed", self.seed, 0)
-        _at_least("checkpoint_seconds", self.checkpoint_seconds, 0)
-        _at_least("checkpoints_kept", self.checkpoints_kept, 1)
+        at_least("seed", self.seed, 0)
+        at_least("checkpoint_seconds", self.checkpoint_seconds, 0)
+        at_least("checkpoints_kept", self.checkpoints_kept, 1)
 
     def data_seeds(self, stage: int, purpose: Purpose) -> list[int]:
         """Seeds of a stage's data, within int32: one for each source, and the last one for their mix.
@@ -206,13 +266,3 @@ def differences(saved: Any, asked: Any, field: str = "") -> Iterator[str]:
         yield f"{field}: {len(saved)} of them before, {len(asked)} now"
     elif saved != asked:
         yield f"{field}: {saved!r} before, {asked!r} now"
-
-
-def answers_only(batch: Batch) -> Batch:
-    """The batch with its answers alone as targets: those that weigh most in their row.
-
-    Those are they with at least half of the row's largest weight, since answers of different lengths may share a row. A
-    row in which all targets weigh the same stays as it is.
-    """
-    weights = np.asarray(batch.weights)
-    return replace(batch, weights=np.where(weights >= weights.max(axis=1, keepdims=True) / 2, weights, np.float32(0)))

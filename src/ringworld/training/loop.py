@@ -1,7 +1,7 @@
 """The loop: every stage of a recipe, from where the run was to its end.
 
-The devices never wait for the loop: a step's numbers are read when the next step is on its way. Nothing here knows of
-modalities (a modality is a slice of ids) or of how a mesh is made up (arrays carry their places).
+The devices never wait for the loop: a step's numbers are read when the next step is on its way. Nothing here knows what
+is trained (a `Learner` does) or how a mesh is made up (arrays carry their places).
 """
 
 import math
@@ -17,37 +17,21 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import UInt32
 
-from ringworld.data.loading import PackedLoader, local_rows, mix, place
+from ringworld.data.loading import local_rows
 from ringworld.errors import UserError
-from ringworld.generation.model import Model
 from ringworld.mesh import MeshShape, build_mesh
-from ringworld.model.rope import rope_frequencies
-from ringworld.tokens.text import TextTokenizer
 from ringworld.training.checkpoint import Checkpoints, Progress, clear_when_full, open_run
-from ringworld.training.curriculum import Purpose, Recipe, Stage, answers_only
+from ringworld.training.curriculum import Course, Learner, Metrics, Recipe, Stage
 from ringworld.training.metrics import MetricsFile, Pace, Record, step_line
-from ringworld.training.step import (
-    Metrics,
-    TrainState,
-    abstract_state,
-    init_state,
-    make_evaluation,
-    make_step,
-    reset_optimizer,
-)
-from ringworld.weights.checkpoint import Description
 
 METRICS = "metrics.jsonl"
-LAYOUT = "zigzag"  # even work on every device of a ring; the same as none where there is no ring
 SKIPS_IN_A_ROW = 20  # a run that has skipped so many steps will not mend by itself
 SECONDS_BETWEEN_LINES = 1.0
 
-Evaluator = Callable[[Stage, Model], Iterable[tuple[str, float]]]
+Evaluator = Callable[[Any, Any], Iterable[tuple[str, float]]]
 Log = Callable[[str], None]
 
 
@@ -67,7 +51,7 @@ def train(
     saved; a second one takes effect at once.
 
     Args:
-        out: will hold recipe.json, tokenizer.json, metrics.jsonl and checkpoints/<step>/.
+        out: will hold recipe.json, metrics.jsonl, checkpoints/<step>/, and what the kind of model needs beside them.
         mesh: in place of the recipe's and its stages' own.
         steps: stop after so many in all. A later call without it goes on.
         evaluators: asked after every stage, (stage, model) -> (name, value) pairs; the values go to metrics.jsonl.
@@ -79,12 +63,12 @@ def train(
     """
     run = Path(out)
     with clear_when_full(run):
-        tokenizer = open_run(recipe, run)
-        with Checkpoints(run, keep=recipe.checkpoints_kept) as checkpoints:
+        learner = open_run(recipe, run)
+        with Checkpoints(run, keep=recipe.checkpoints_kept, files=learner.files(0)) as checkpoints:
             progress = checkpoints.progress()
             with MetricsFile(run / METRICS, step=progress.step) as metrics:
                 limit = math.inf if steps is None else steps
-                _Run(recipe, tokenizer, checkpoints, metrics, progress, mesh, limit, evaluators, log).stages()
+                _Run(recipe, learner, checkpoints, metrics, progress, mesh, limit, evaluators, log).stages()
     return run
 
 
@@ -122,11 +106,7 @@ class _Here:
     index: int
     stage: Stage
     mesh: Mesh
-    frequencies: UInt32[np.ndarray, "2 half"]
-    step: Callable[..., tuple[TrainState, Metrics]]
-    evaluate: Callable[..., Metrics]
-    loader: PackedLoader
-    validation: PackedLoader | None
+    course: Course
 
 
 class _Run:
@@ -135,7 +115,7 @@ class _Run:
     def __init__(
         self,
         recipe: Recipe,
-        tokenizer: TextTokenizer,
+        learner: Learner,
         checkpoints: Checkpoints,
         metrics: MetricsFile,
         progress: Progress,
@@ -144,13 +124,8 @@ class _Run:
         evaluators: Sequence[Evaluator],
         log: Log,
     ) -> None:
-        if recipe.model.vocabulary_size < tokenizer.vocabulary.size:
-            raise UserError(
-                f"recipe {recipe.name!r} has a model for {recipe.model.vocabulary_size} ids and a tokenizer of "
-                f"{tokenizer.vocabulary.size}: make the model's vocabulary_size at least that"
-            )
         self.recipe = recipe
-        self.tokenizer = tokenizer
+        self.learner = learner
         self.checkpoints = checkpoints
         self.metrics = metrics
         self.progress = progress
@@ -162,9 +137,9 @@ class _Run:
         for stage, devices in zip(recipe.stages, self.meshes, strict=True):
             local_rows(devices, stage.batch_size)
         if checkpoints.newest is None:
-            self.state = init_state(jax.random.key(recipe.seed), recipe.model, recipe.optimizer, self.meshes[0])
+            self.state = learner.init(jax.random.key(recipe.seed), self.meshes[0])
         else:
-            self.state = checkpoints.state(abstract_state(recipe.model, recipe.optimizer, self.meshes[progress.stage]))
+            self.state = checkpoints.state(learner.abstract(self.meshes[progress.stage]))
             log(f"going on after step {progress.step}, from {checkpoints.newest}")
         self.pace = Pace()
         self.pending: tuple[Record, Metrics] | None = None
@@ -184,59 +159,28 @@ class _Run:
     @contextmanager
     def _enter(self, index: int) -> Iterator[_Here]:
         """Brings the state to the stage's mesh, and begins the stage unless the run is in it."""
-        recipe, stage, mesh = self.recipe, self.recipe.stages[index], self.meshes[index]
+        stage, mesh = self.recipe.stages[index], self.meshes[index]
         if index != self.progress.stage:
-            like = abstract_state(recipe.model, recipe.optimizer, mesh)
-            self.state = jax.device_put(self.state, jax.tree.map(lambda array: array.sharding, like))
-            if stage.reset_optimizer:
-                self.state = reset_optimizer(self.state, recipe.model, recipe.optimizer, mesh)
-            self.progress = self.progress.entering(index)
-        slices = self.tokenizer.vocabulary.modalities
-        with ExitStack() as stack:
-            loader = stack.enter_context(closing(self._loader(index, "training", self.progress.loader)))
-            validation = None
-            if stage.until is not None:
-                validation = stack.enter_context(closing(self._loader(index, "validation", self.progress.validation)))
-            yield _Here(
-                index=index,
-                stage=stage,
-                mesh=mesh,
-                frequencies=rope_frequencies(stage.rope_theta, recipe.model.head_dim),
-                step=make_step(recipe.model, recipe.optimizer, mesh, slices, recipe.precision),
-                evaluate=make_evaluation(recipe.model, mesh, slices, recipe.precision),
-                loader=loader,
-                validation=validation,
+            self.state = jax.device_put(
+                self.state, jax.tree.map(lambda array: array.sharding, self.learner.abstract(mesh))
             )
-
-    def _loader(self, index: int, purpose: Purpose, state: dict[str, Any]) -> PackedLoader:
-        """A stage's rows for one purpose, from the first one or from a saved state."""
-        stage = self.recipe.stages[index]
-        *seeds, order = self.recipe.data_seeds(index, purpose)
-        data = stage.data(purpose)
-        sources = [
-            source.build(self.tokenizer, stage.sequence_length, seed, "train")
-            for (source, _), seed in zip(data, seeds, strict=True)
-        ]
-        loader = PackedLoader(
-            mix(sources, [weight for _, weight in data], seed=order),
-            batch_size=stage.batch_size,
-            sequence_length=stage.sequence_length,
-            vocabulary=self.tokenizer.vocabulary,
-            policy=stage.packing,
-            normalization=stage.normalization,
-            rows=local_rows(self.meshes[index], stage.batch_size),
-        )
-        if state:
-            loader.set_state(state)
-        return loader
+            if stage.reset_optimizer:
+                self.state = self.learner.reset_optimizer(self.state, mesh)
+            self.progress = self.progress.entering(index)
+        course = self.learner.course(index, mesh)
+        with ExitStack() as stack:
+            saved = (course.loader, self.progress.loader), (course.validation, self.progress.validation)
+            for loader, state in saved:
+                if loader is not None:
+                    stack.enter_context(closing(loader))
+                    if state:
+                        loader.set_state(state)
+            yield _Here(index, stage, mesh, course)
 
     def _train(self, here: _Here) -> bool:
         """Takes the stage's steps. False when the run goes no further: its limit is reached, or a signal came."""
         stage = here.stage
-        self.log(
-            f"stage {self._number(here)}: rows of {stage.sequence_length} tokens, {stage.batch_size} a batch, theta "
-            f"{stage.rope_theta:.3g}, at most {stage.steps} steps, mesh {_shape(here.mesh)}"
-        )
+        self.log(f"stage {self._number(here)}: {stage}, at most {stage.steps} steps, mesh {_shape(here.mesh)}")
         self.pace.pause()  # the first step compiles
         with _StopSignals() as stop:
             while not self.progress.stage_over and self.progress.step < self.limit and stop.asked is None:
@@ -262,11 +206,10 @@ class _Run:
     def _step(self, here: _Here) -> None:
         """Sends a step on its way, and writes down what the one before it gave."""
         learning_rate = here.stage.learning_rate_at(self.progress.stage_step)
-        batch = place(next(here.loader), here.mesh, LAYOUT)
-        self.state, metrics = here.step(self.state, batch, here.frequencies, jnp.float32(learning_rate))
+        self.state, metrics = here.course.step(self.state, next(here.course.loader), learning_rate)
         self._settle(here)
-        self.progress = self.progress.after_step(here.stage.tokens_per_step)
-        record = self._record(here, "step", tokens=self.progress.tokens, learning_rate=learning_rate)
+        self.progress = self.progress.after_step(here.stage.units_per_step)
+        record = self._record(here, "step", **{here.stage.UNIT: self.progress.units}, learning_rate=learning_rate)
         self.pending = record, metrics
 
     def _settle(self, here: _Here) -> None:
@@ -280,7 +223,7 @@ class _Run:
         (record, metrics), self.pending = self.pending, None
         record |= {name: float(value) for name, value in jax.device_get(metrics).items()}
         now = time.monotonic()
-        seconds = self.pace.step(now, here.stage.tokens_per_step)
+        seconds = self.pace.step(now, here.stage.units_per_step)
         skipped = record["skipped"] > 0
         self.progress = self.progress.after_result(seconds, skipped=skipped)
         self.metrics.write({**record, "seconds": self.progress.seconds})
@@ -296,22 +239,23 @@ class _Run:
             )
 
     def _line(self, here: _Here, record: Record) -> str:
-        rate = self.pace.tokens_per_second
+        rate = self.pace.units_per_second
         return step_line(
             record,
             stage=self._number(here),
             steps=here.stage.steps,
             skipped=self.progress.skipped,
-            tokens_per_second=rate,
-            seconds_left=None if rate is None else self._tokens_ahead(here, record) / rate,
+            unit=here.stage.UNIT,
+            units_per_second=rate,
+            seconds_left=None if rate is None else self._units_ahead(here, record) / rate,
         )
 
-    def _tokens_ahead(self, here: _Here, record: Record) -> float:
-        """Tokens from a step to the end of the run, if no stage ends before its last step."""
+    def _units_ahead(self, here: _Here, record: Record) -> float:
+        """Tokens, or the like, from a step to the end of the run, if no stage ends before its last step."""
         ahead, allowed = 0.0, self.limit - record["step"]
         for stage in self.recipe.stages[here.index :]:
             steps = min(stage.steps - (record["stage_step"] if stage is here.stage else 0), allowed)
-            ahead, allowed = ahead + steps * stage.tokens_per_step, allowed - steps
+            ahead, allowed = ahead + steps * stage.units_per_step, allowed - steps
         return ahead
 
     def _learned(self, here: _Here) -> bool:
@@ -320,15 +264,14 @@ class _Run:
         last = self.progress.stage_step == here.stage.steps
         if (
             criterion is None
-            or here.validation is None
+            or here.course.validation is None
             or (self.progress.stage_step % criterion.check_every and not last)
         ):
             return False
         self._settle(here)
         results = []
         for _ in range(-(-criterion.rows // here.stage.batch_size)):
-            batch = place(answers_only(next(here.validation)), here.mesh, LAYOUT)
-            results.append(here.evaluate(self.state.weights, batch, here.frequencies)[criterion.metric])
+            results.append(here.course.measure(self.state, next(here.course.validation))[criterion.metric])
         value = float(np.mean(jax.device_get(results)))
         reached = criterion.reached(value)
         verdict = ": learned" if reached else ": NOT learned, but its steps are used up" if last else ""
@@ -336,7 +279,7 @@ class _Run:
             self._record(here, "check", metric=criterion.metric, value=value, wanted=criterion.value, reached=reached)
         )
         self.log(
-            f"stage {self._number(here)}  step {self.progress.stage_step}: {criterion.metric} of fresh answers "
+            f"stage {self._number(here)}  step {self.progress.stage_step}: {criterion.metric} of fresh data "
             f"{value:.4f}, wanted {criterion.value:g}{verdict}"
         )
         self.pace.start(time.monotonic())
@@ -345,26 +288,19 @@ class _Run:
     def _save(self, here: _Here) -> None:
         """Starts to write a checkpoint of this moment."""
         self._settle(here)
-        validation = {} if here.validation is None else here.validation.get_state()
-        self.progress = replace(self.progress, loader=here.loader.get_state(), validation=validation)
+        course = here.course
+        validation = {} if course.validation is None else course.validation.get_state()
+        self.progress = replace(self.progress, loader=course.loader.get_state(), validation=validation)
         self.metrics.sync()
-        self.checkpoints.save(self.state, self.progress, self._description(here), self.tokenizer)
+        self.checkpoints.save(self.state, self.progress, self.learner.files(here.index))
         self.saved = self.progress.step
         self.next_save = time.monotonic() + self.recipe.checkpoint_seconds
-
-    def _description(self, here: _Here) -> Description:
-        # The longest so far: a later stage of the same or a shorter length does not shrink the context.
-        lengths = [stage.sequence_length for stage in self.recipe.stages[: here.index + 1]]
-        return Description(self.recipe.model, self.tokenizer.vocabulary, max(lengths), here.stage.rope_theta)
 
     def _evaluate(self, here: _Here) -> None:
         """Asks the evaluators about the stage, unless that was done before the run was stopped."""
         if not self.evaluators or here.stage.name in self.metrics.evaluated:
             return
-        length = self._description(here).context_length
-        model = Model(
-            self.state.weights, self.recipe.model, self.tokenizer, jnp.asarray(here.frequencies), here.mesh, length
-        )
+        model = self.learner.model(self.state, here.index, here.mesh)
         results: dict[str, float] = {}
         for evaluator in self.evaluators:
             for name, value in evaluator(here.stage, model):

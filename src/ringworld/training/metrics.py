@@ -2,13 +2,13 @@
 
 A record is a JSON object a line, of one of three kinds:
 
-    {"kind": "step", "stage", "stage_step", "step", "tokens", "seconds", "learning_rate", "loss", "accuracy",
-     "gradient_norm", "skipped"}                                          after each step
+    {"kind": "step", "stage", "stage_step", "step", "tokens", "seconds", "learning_rate", "loss", "gradient_norm",
+     "skipped", ...}                          after each step; "accuracy" or what else the kind of model measures
     {"kind": "check", "stage", "stage_step", "step", "metric", "value", "wanted", "reached"}   of a stage's criterion
     {"kind": "evaluation", "stage", "stage_step", "step", "results"}      after each stage; results: {name: value}
 
-`step` counts over all stages, `tokens` the places in the batches so far, `seconds` the time spent in steps so far. A
-number that is not finite is null.
+`step` counts over all stages, `tokens` the places in the batches so far (for a model of frames it is "frames"),
+`seconds` the time spent in steps so far. A number that is not finite is null.
 """
 
 import json
@@ -73,7 +73,10 @@ def _line(record: Record) -> str:
 
 
 class Pace:
-    """Tokens a second over the last `window` seconds of steps. Pauses (a compilation, an evaluation) are left out."""
+    """Tokens, or the like, a second over the last `window` seconds of steps.
+
+    Pauses (a compilation, an evaluation) are left out.
+    """
 
     def __init__(self, window: float = 10.0) -> None:
         self._window = window
@@ -88,21 +91,21 @@ class Pace:
         """The next step's time tells nothing."""
         self._began = None
 
-    def step(self, now: float, tokens: int) -> float:
-        """A step of so many tokens ended at `now`, and the next begins. Returns its seconds, 0 after a pause."""
+    def step(self, now: float, units: int) -> float:
+        """A step of so many units ended at `now`, and the next begins. Returns its seconds, 0 after a pause."""
         took = 0.0 if self._began is None else now - self._began
         if self._began is not None:
-            self._steps.append((took, tokens))
+            self._steps.append((took, units))
             while len(self._steps) > 1 and sum(seconds for seconds, _ in self._steps) > self._window:
                 self._steps.popleft()
         self._began = now
         return took
 
     @property
-    def tokens_per_second(self) -> float | None:
+    def units_per_second(self) -> float | None:
         """None before there is anything to tell it from."""
         seconds = sum(seconds for seconds, _ in self._steps)
-        return sum(tokens for _, tokens in self._steps) / seconds if seconds > 0 else None
+        return sum(units for _, units in self._steps) / seconds if seconds > 0 else None
 
 
 def duration(seconds: float | int) -> str:
@@ -123,7 +126,14 @@ def count(number: float | int) -> str:
 
 
 def step_line(
-    record: Record, *, stage: str, steps: int, skipped: int, tokens_per_second: float | None, seconds_left: float | None
+    record: Record,
+    *,
+    stage: str,
+    steps: int,
+    skipped: int,
+    unit: str,
+    units_per_second: float | None,
+    seconds_left: float | None,
 ) -> str:
     """A step on the terminal.
 
@@ -132,15 +142,28 @@ def step_line(
         stage: its number and name.
         steps: of the stage, at most.
         skipped: steps of the run so far that changed nothing.
+        unit: what the pace is told in.
         seconds_left: if every stage takes all its steps.
     """
+    always = (
+        "kind",
+        "stage",
+        "stage_step",
+        "step",
+        unit,
+        "seconds",
+        "learning_rate",
+        "loss",
+        "gradient_norm",
+        "skipped",
+    )
     parts = [
         f"stage {stage}",
         f"step {record['stage_step']}/{steps}",
         f"loss {record['loss']:.4f}",
-        f"accuracy {record['accuracy']:.3f}",
+        *(f"{name} {value:.3f}" for name, value in record.items() if name not in always),
         f"gradient {record['gradient_norm']:.3g}",
-        f"{'-' if tokens_per_second is None else count(tokens_per_second)} tokens/s",
+        f"{'-' if units_per_second is None else count(units_per_second)} {unit}/s",
     ]
     if seconds_left is not None:
         parts.append(f"at most {duration(seconds_left)} left")

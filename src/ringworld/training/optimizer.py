@@ -1,16 +1,16 @@
 """The optimizers, from optax, with the learning rate left out: it is data of the step, so that stages share one
 compilation."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import KeyPath, keystr, tree_flatten_with_path, tree_map_with_path
 from optax.contrib import MuonDimensionNumbers, muon
 
-from ringworld.model.config import ModelConfig
-from ringworld.model.transformer import Parameter, Weights, declare
+from ringworld.parameters import Parameter, map_declared
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class OptimizerConfig:
     spike: float = 10.0  # a gradient norm above this many times its running mean skips the step
 
 
-def build(optimizer: OptimizerConfig, config: ModelConfig) -> optax.GradientTransformation:
-    """Turns gradients into updates for a learning rate of 1; the caller multiplies them by the one of the step.
+def build(optimizer: OptimizerConfig, declared: Any) -> optax.GradientTransformation:
+    """Turns gradients of declared weights into updates for a learning rate of 1, which the caller multiplies by the
+    step's.
 
     Weight decay goes to matrices alone, as gains and biases have no size to keep small.
     """
-    declared = declare(config)
-    decayed = _map(lambda p: p.deviation is not None, declared)
+    decayed = map_declared(lambda p: p.deviation is not None, declared)
     if optimizer.kind == "muon":
         rule = muon(
             optimizer.muon_rate,
@@ -46,7 +46,7 @@ def build(optimizer: OptimizerConfig, config: ModelConfig) -> optax.GradientTran
             adam_b1=optimizer.b1,
             adam_b2=optimizer.b2,
             eps=optimizer.eps,
-            muon_weight_dimension_numbers=_map(_matrix, declared),
+            muon_weight_dimension_numbers=map_declared(_matrix, declared),
         )
     else:
         rule = optax.adamw(
@@ -63,5 +63,16 @@ def _matrix(parameter: Parameter) -> MuonDimensionNumbers | None:
     return MuonDimensionNumbers(tuple(range(1, split)), tuple(range(split, len(parameter.shape))))
 
 
-def _map(function: Callable[[Parameter], Any], declared: Weights) -> Any:
-    return jax.tree.map(function, declared, is_leaf=lambda x: isinstance(x, Parameter))
+def abstract_moments(rule: optax.GradientTransformation, weights: Any, mesh: Mesh) -> Any:
+    """Shapes, types and places of the state of an optimizer of these (abstract) weights. A moment lies where its weight
+    lies."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+    places = {keystr(path): weight.sharding for path, weight in tree_flatten_with_path(weights)[0]}
+
+    def placed(path: KeyPath, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        # optax keeps moments in trees shaped like the weights, so the end of a moment's path names its weight.
+        names = (keystr(path[start:]) for start in range(len(path)))
+        sharding = next((places[name] for name in names if name in places), replicated)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return tree_map_with_path(placed, jax.eval_shape(rule.init, weights))

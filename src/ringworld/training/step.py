@@ -1,4 +1,4 @@
-"""One step of training, compiled: loss, gradients, update, and the rule for a step that went wrong."""
+"""One step of training a language model, compiled: loss, gradients, update, and the rule for a step that went wrong."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,18 +8,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.tree_util import KeyPath, keystr, tree_flatten_with_path, tree_map_with_path
 from jaxtyping import Array
 
 from ringworld.data.packing import Batch
 from ringworld.model.config import ModelConfig
-from ringworld.model.transformer import Remat, Weights, abstract, forward, head, init
+from ringworld.model.transformer import Remat, Weights, declare, forward, head
+from ringworld.parameters import abstract, init
+from ringworld.training.curriculum import Metrics
+from ringworld.training.guard import choose, verdict
 from ringworld.training.loss import Sums, cross_entropy
-from ringworld.training.optimizer import OptimizerConfig, build
-
-Metrics = dict[str, Array]
-RUNNING_MEAN = 0.95  # memory of the gradient norm's running mean
-SETTLED = 20  # steps before a spike can be told from the start of training
+from ringworld.training.optimizer import OptimizerConfig, abstract_moments, build
 
 
 @jax.tree_util.register_dataclass
@@ -43,7 +41,7 @@ class Precision:
 
 def init_state(key: Array, config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh) -> TrainState:
     """Fresh weights, and an optimizer that has seen nothing, in their places on the mesh."""
-    return _with_optimizer(init(key, config, mesh), config, optimizer, mesh)
+    return _with_optimizer(init(key, declare(config), mesh), config, optimizer, mesh)
 
 
 def reset_optimizer(state: TrainState, config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh) -> TrainState:
@@ -53,26 +51,18 @@ def reset_optimizer(state: TrainState, config: ModelConfig, optimizer: Optimizer
 
 def _with_optimizer(weights: Weights, config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh) -> TrainState:
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, optimizer, mesh))
-    fresh = jax.jit(build(optimizer, config).init, out_shardings=shardings.optimizer_state)(weights)
+    fresh = jax.jit(build(optimizer, declare(config)).init, out_shardings=shardings.optimizer_state)(weights)
     scalar = shardings.step
     return TrainState(weights, fresh, jax.device_put(jnp.int32(0), scalar), jax.device_put(jnp.float32(0), scalar))
 
 
 def abstract_state(config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh) -> TrainState:
     """Shapes, types and places of a `TrainState`, without numbers. A moment lies where its weight lies."""
-    weights = abstract(config, mesh)
+    weights = abstract(declare(config), mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
-    places = {keystr(path): weight.sharding for path, weight in tree_flatten_with_path(weights)[0]}
-
-    def placed(path: KeyPath, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        # optax keeps moments in trees shaped like the weights, so the end of a moment's path names its weight.
-        names = (keystr(path[start:]) for start in range(len(path)))
-        sharding = next((places[name] for name in names if name in places), replicated)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
     return TrainState(
         weights,
-        tree_map_with_path(placed, jax.eval_shape(build(optimizer, config).init, weights)),
+        abstract_moments(build(optimizer, declare(config)), weights, mesh),
         jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated),
         jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated),
     )
@@ -117,23 +107,17 @@ def make_step(
     gradient norm `optimizer.spike` times above its running mean, leaves weights and optimizer as they were (skipped =
     1). Learning rate and frequencies are data.
     """
-    rule: Any = build(optimizer, config)
+    rule: Any = build(optimizer, declare(config))
 
     def step(state: TrainState, batch: Batch, frequencies: Array, learning_rate: Array) -> tuple[TrainState, Metrics]:
         gradients_of = jax.value_and_grad(_loss, has_aux=True)
         (loss, sums), gradients = gradients_of(state.weights, batch, frequencies, slices, config, mesh, precision)
         norm = optax.tree.norm(gradients)
-        limit = jnp.where(state.step >= SETTLED, optimizer.spike * state.gradient_norm, jnp.inf)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        good = finite & (norm <= limit)
+        good, mean = verdict(loss, norm, state.step, state.gradient_norm, optimizer.spike)
         updates, optimizer_state = rule.update(gradients, state.optimizer_state, state.weights)
         weights = jax.tree.map(lambda w, u: w + learning_rate * u, state.weights, updates)
-        memory = jnp.minimum(RUNNING_MEAN, state.step / (state.step + 1))  # a plain mean at first
-        # A spike counts as high as the limit: if it was the first of many, the mean follows, and training goes on.
-        mean = memory * state.gradient_norm + (1 - memory) * jnp.minimum(norm, limit)
         after = TrainState(weights, optimizer_state, state.step + 1, mean)
-        state = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
-        state = replace(state, gradient_norm=jnp.where(finite, mean, state.gradient_norm))
+        state = replace(choose(good, after, state), gradient_norm=mean)
         metrics = {"loss": loss, "accuracy": _accuracy(sums), "gradient_norm": norm, "skipped": 1.0 - good}
         return state, metrics
 

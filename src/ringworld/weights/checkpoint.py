@@ -24,7 +24,8 @@ from jax.sharding import Mesh
 
 from ringworld.errors import UserError
 from ringworld.model.config import ModelConfig
-from ringworld.model.transformer import Weights, abstract
+from ringworld.model.transformer import Weights, declare
+from ringworld.parameters import abstract
 from ringworld.tokens.text import TextTokenizer
 from ringworld.tokens.vocabulary import Vocabulary
 
@@ -72,8 +73,8 @@ class SavedModel:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a folder is a whole checkpoint: committed under its final name, with a model's three parts in it."""
-    parts = (checkpoint / "weights" / "_METADATA", checkpoint / "model" / MODEL, checkpoint / "tokenizer" / TOKENIZER)
+    """Whether a folder is a whole checkpoint: committed under its final name, with a model's parts in it."""
+    parts = (checkpoint / "weights" / "_METADATA", checkpoint / "model" / MODEL)
     return ocp.utils.is_checkpoint_finalized(checkpoint) and all(part.is_file() for part in parts)
 
 
@@ -103,7 +104,8 @@ def newest_checkpoint(directory: Path) -> Path:
     return found[-1]
 
 
-def _read_json(checkpoint: Path, part: str, name: str) -> Any:
+def read_json(checkpoint: Path, part: str, name: str) -> Any:
+    """A JSON file of a checkpoint. Raises UserError when it is missing or damaged."""
     try:
         return json.loads((checkpoint / part / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -114,7 +116,7 @@ def _read_json(checkpoint: Path, part: str, name: str) -> Any:
 
 def read_description(checkpoint: Path) -> Description:
     """A checkpoint's `model.json`. Raises UserError when it is damaged."""
-    saved = _read_json(checkpoint, "model", MODEL)
+    saved = read_json(checkpoint, "model", MODEL)
     try:
         return Description.from_dict(saved)
     except (KeyError, TypeError) as error:
@@ -126,7 +128,7 @@ def read_description(checkpoint: Path) -> Description:
 
 def read_tokenizer(checkpoint: Path) -> TextTokenizer:
     """A checkpoint's tokenizer. Raises UserError when it is damaged."""
-    return TextTokenizer.from_json(json.dumps(_read_json(checkpoint, "tokenizer", TOKENIZER)))
+    return TextTokenizer.from_json(json.dumps(read_json(checkpoint, "tokenizer", TOKENIZER)))
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -182,5 +184,5 @@ def load_model(directory: Path, mesh: Mesh) -> SavedModel:
     """
     checkpoint = newest_checkpoint(directory)
     description = read_description(checkpoint)
-    weights = restore(checkpoint / "weights", abstract(description.config, mesh))
+    weights = restore(checkpoint / "weights", abstract(declare(description.config), mesh))
     return SavedModel(checkpoint, description, read_tokenizer(checkpoint), weights, mesh)

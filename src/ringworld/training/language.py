@@ -1,0 +1,187 @@
+"""What a recipe for a language model is, and how the loop trains it."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from ringworld.data.loading import PackedLoader, local_rows, mix, place
+from ringworld.data.packing import Batch, Normalization, Policy
+from ringworld.data.sources import SourceConfig, TokenizerConfig
+from ringworld.errors import UserError
+from ringworld.generation.model import Model
+from ringworld.model.config import ModelConfig
+from ringworld.model.rope import rope_frequencies
+from ringworld.tokens.text import TextTokenizer
+from ringworld.training.curriculum import Course, Metrics, Purpose, Recipe, Stage, at_least, choose
+from ringworld.training.step import (
+    Precision,
+    TrainState,
+    abstract_state,
+    init_state,
+    make_evaluation,
+    make_step,
+    reset_optimizer,
+)
+from ringworld.weights.checkpoint import TOKENIZER, Description, complete_checkpoints
+
+LAYOUT = "zigzag"  # even work on every device of a ring; the same as none where there is no ring
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageStage(Stage):
+    """One context length: its data, its RoPE theta, its learning rate, and when it is over.
+
+    A criterion is measured on the answers alone: the targets that weigh most in their row.
+
+    Attributes:
+        sequence_length: tokens in a row.
+        rope_theta: the base of RoPE's angles, which grows with the length.
+        packing: what becomes of a document that does not fit the row: "split" over two, or "whole" in the next one.
+        normalization: weights count per "token", or sum to one for each "example".
+    """
+
+    UNIT: ClassVar[str] = "tokens"
+
+    sequence_length: int
+    rope_theta: float
+    sources: tuple[tuple[SourceConfig, float], ...]
+    packing: Policy = "split"
+    normalization: Normalization = "token"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stage = f"stage {self.name!r}: "
+        at_least(stage + "sequence_length", self.sequence_length, 1)
+        at_least(stage + "rope_theta", self.rope_theta, 1)
+        choose(stage + "packing", self.packing, Policy)
+        choose(stage + "normalization", self.normalization, Normalization)
+
+    @property
+    def units_per_step(self) -> int:
+        """Places in a batch, padding included: what a step costs."""
+        return self.batch_size * self.sequence_length
+
+    def __str__(self) -> str:
+        return f"rows of {self.sequence_length} tokens, {self.batch_size} a batch, theta {self.rope_theta:.3g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageRecipe(Recipe):
+    """A language model, from its tokenizer to its longest context.
+
+    Attributes:
+        precision: how a step computes.
+    """
+
+    model: ModelConfig
+    tokenizer: TokenizerConfig
+    stages: tuple[LanguageStage, ...]
+    precision: Precision = field(default_factory=Precision)
+
+    def learner(self, run: Path) -> "LanguageLearner":
+        return LanguageLearner(self, _tokenizer(self.tokenizer, run))
+
+
+def _tokenizer(config: TokenizerConfig, run: Path) -> TextTokenizer:
+    """The run's own tokenizer, made at its beginning."""
+    path = run / TOKENIZER
+    if path.is_file():
+        return TextTokenizer.load(path)
+    if complete_checkpoints(run):
+        raise UserError(f"{run} holds checkpoints but no {TOKENIZER} that says of what tokens: give another --out")
+    tokenizer = config.build()
+    tokenizer.save(path)
+    return tokenizer
+
+
+class LanguageLearner:
+    """Trains a `LanguageRecipe`: a `Learner`."""
+
+    def __init__(self, recipe: LanguageRecipe, tokenizer: TextTokenizer) -> None:
+        if recipe.model.vocabulary_size < tokenizer.vocabulary.size:
+            raise UserError(
+                f"recipe {recipe.name!r} has a model for {recipe.model.vocabulary_size} ids and a tokenizer of "
+                f"{tokenizer.vocabulary.size}: make the model's vocabulary_size at least that"
+            )
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+
+    def abstract(self, mesh: Mesh) -> TrainState:
+        return abstract_state(self.recipe.model, self.recipe.optimizer, mesh)
+
+    def init(self, key: Array, mesh: Mesh) -> TrainState:
+        return init_state(key, self.recipe.model, self.recipe.optimizer, mesh)
+
+    def reset_optimizer(self, state: TrainState, mesh: Mesh) -> TrainState:
+        return reset_optimizer(state, self.recipe.model, self.recipe.optimizer, mesh)
+
+    def course(self, index: int, mesh: Mesh) -> Course:
+        recipe, stage = self.recipe, self.recipe.stages[index]
+        slices = self.tokenizer.vocabulary.modalities
+        frequencies = jnp.asarray(rope_frequencies(stage.rope_theta, recipe.model.head_dim))
+        update = make_step(recipe.model, recipe.optimizer, mesh, slices, recipe.precision)
+        evaluate = make_evaluation(recipe.model, mesh, slices, recipe.precision)
+
+        def step(state: TrainState, batch: Batch, learning_rate: float) -> tuple[TrainState, Metrics]:
+            return update(state, place(batch, mesh, LAYOUT), frequencies, jnp.float32(learning_rate))
+
+        def measure(state: TrainState, batch: Batch) -> Metrics:
+            return evaluate(state.weights, place(answers_only(batch), mesh, LAYOUT), frequencies)
+
+        def loader(purpose: Purpose) -> PackedLoader:
+            return self._loader(index, mesh, purpose)
+
+        return Course(step, measure, loader("training"), None if stage.until is None else loader("validation"))
+
+    def files(self, index: int) -> dict[str, Any]:
+        return {
+            "model": self._description(index).to_dict(),
+            "tokenizer": json.loads(self.tokenizer.to_json()),
+        }
+
+    def model(self, state: TrainState, index: int, mesh: Mesh) -> Model:
+        about = self._description(index)
+        frequencies = jnp.asarray(rope_frequencies(about.rope_theta, about.config.head_dim))
+        return Model(state.weights, about.config, self.tokenizer, frequencies, mesh, about.context_length)
+
+    def _description(self, index: int) -> Description:
+        # The longest so far: a later stage of the same or a shorter length does not shrink the context.
+        lengths = [stage.sequence_length for stage in self.recipe.stages[: index + 1]]
+        return Description(
+            self.recipe.model, self.tokenizer.vocabulary, max(lengths), self.recipe.stages[index].rope_theta
+        )
+
+    def _loader(self, index: int, mesh: Mesh, purpose: Purpose) -> PackedLoader:
+        """A stage's rows for one purpose."""
+        stage = self.recipe.stages[index]
+        *seeds, order = self.recipe.data_seeds(index, purpose)
+        data = stage.data(purpose)
+        sources = [
+            source.build(self.tokenizer, stage.sequence_length, seed, "train")
+            for (source, _), seed in zip(data, seeds, strict=True)
+        ]
+        return PackedLoader(
+            mix(sources, [weight for _, weight in data], seed=order),
+            batch_size=stage.batch_size,
+            sequence_length=stage.sequence_length,
+            vocabulary=self.tokenizer.vocabulary,
+            policy=stage.packing,
+            normalization=stage.normalization,
+            rows=local_rows(mesh, stage.batch_size),
+        )
+
+
+def answers_only(batch: Batch) -> Batch:
+    """The batch with its answers alone as targets: those that weigh most in their row.
+
+    Those are they with at least half of the row's largest weight, since answers of different lengths may share a row. A
+    row in which all targets weigh the same stays as it is.
+    """
+    weights = np.asarray(batch.weights)
+    return replace(batch, weights=np.where(weights >= weights.max(axis=1, keepdims=True) / 2, weights, np.float32(0)))
