@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -22,6 +22,7 @@ from ringworld.tokens.vocabulary import Vocabulary
 # The length that a generator states which never runs out of documents; each of its documents is drawn anew anyway.
 ENDLESS = 1 << 48
 
+Item = TypeVar("Item", covariant=True)
 _MODALITIES = ("text", "vision")
 _SHOWN = 3
 _MAX_WEIGHT = float(np.finfo(np.float32).max)
@@ -61,12 +62,15 @@ class Document:
 
 
 @runtime_checkable
-class Source(Protocol):
-    """Random access to documents, a pure function of the index."""
+class RandomAccess(Protocol[Item]):
+    """Random access to items of one kind, a pure function of the index."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Document: ...
+    def __getitem__(self, index: int, /) -> Item: ...
+
+
+Source = RandomAccess[Document]
 
 
 def text_document(text: str, tokenizer: TextTokenizer) -> Document:

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from ringworld.attention.layout import Layout, chunk_count, order
-from ringworld.data.documents import ENDLESS, Document, Source
+from ringworld.data.documents import ENDLESS, Item, RandomAccess, Source
 from ringworld.data.packing import Batch, Framed, Normalization, Policy, Row, frame, pack_row
 from ringworld.errors import UserError
 from ringworld.mesh import named_sharding
@@ -31,10 +31,12 @@ _PERIOD = 1009
 _WAITING = 16
 
 
-class Mix:
+class Mix(Generic[Item]):
     """An endless source that draws from several in fixed shares: what `mix` returns."""
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int, shuffle: bool) -> None:
+    def __init__(
+        self, sources: Sequence[RandomAccess[Item]], weights: Sequence[float], seed: int, shuffle: bool
+    ) -> None:
         if len(sources) != len(weights) or not 1 <= len(sources) <= _PERIOD:
             raise ValueError(
                 f"a mix takes 1 to {_PERIOD} sources and a weight for each, got {len(sources)} sources and "
@@ -61,13 +63,13 @@ class Mix:
     def __len__(self) -> int:
         return ENDLESS
 
-    def __getitem__(self, index: int) -> Document:
+    def __getitem__(self, index: int) -> Item:
         period, position = divmod(index, _PERIOD)
         source = int(self._pattern[position])
-        return self._document(source, period * int(self._counts[source]) + int(self._rank[position]))
+        return self._item(source, period * int(self._counts[source]) + int(self._rank[position]))
 
-    def _document(self, source: int, number: int) -> Document:
-        """The source's document `number`, counted over all passes through it."""
+    def _item(self, source: int, number: int) -> Item:
+        """The source's item `number`, counted over all passes through it."""
         size = len(self._sources[source])
         epoch, index = divmod(number, size)
         if self._shuffle and size < ENDLESS:
@@ -78,10 +80,10 @@ class Mix:
         return np.random.default_rng((self._seed, source, epoch)).permutation(len(self._sources[source]))
 
 
-def mix(sources: Sequence[Source], weights: Sequence[float], seed: int, shuffle: bool = True) -> Mix:
-    """An endless source in which source k has the share weights[k] / sum(weights) of the documents, to about 0.1%.
+def mix(sources: Sequence[RandomAccess[Item]], weights: Sequence[float], seed: int, shuffle: bool = True) -> Mix[Item]:
+    """An endless source in which source k has the share weights[k] / sum(weights) of the items, to about 0.1%.
 
-    Each pass through a source visits all its documents once, in another order (or in the same, without `shuffle`).
+    Each pass through a source visits all its items once, in another order (or in the same, without `shuffle`).
     Raises UserError for an empty source or a weight that is not above 0.
     """
     return Mix(sources, weights, seed, shuffle)

@@ -1,0 +1,120 @@
+"""What a tokenizer of frames keeps of them: PSNR, SSIM, codes in use, and pictures beside what became of them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+from scipy import ndimage
+
+from ringworld.evaluation.files import write_json, write_result
+from ringworld.tokens.codec import FrameTokenizer
+from ringworld.tokens.images import to_png
+
+Frames = UInt8[np.ndarray, "N H W 3"]
+_SIGMA, _REACH = 1.5, 5  # of SSIM's window, in pixels: as its authors chose them
+_ACROSS, _DOWN = 8, 4  # pictures on a sheet
+_ZOOM = 128  # pixels that a small frame is enlarged to, about, for people to see
+
+
+def psnr(frames: Frames, others: Frames) -> Float64[np.ndarray, "N"]:
+    """Peak signal-to-noise ratio of each frame, in dB, at most 100: identical frames have that."""
+    squared = ((frames.astype(np.float64) - others) ** 2).mean((1, 2, 3))
+    return np.minimum(100.0, 10 * np.log10(255**2 / np.maximum(squared, 1e-12)))
+
+
+def ssim(frames: Frames, others: Frames) -> Float64[np.ndarray, "N"]:
+    """Structural similarity of each frame, at most 1, the mean over its three channels and all whole windows.
+
+    (Wang et al., IEEE Transactions on Image Processing 13, 2004: Gaussian windows of 11 pixels, K1 = 0.01, K2 = 0.03.)
+    Frames are at least 11 pixels high and wide.
+    """
+    x, y = frames.astype(np.float64), others.astype(np.float64)
+
+    def local(values: np.ndarray) -> np.ndarray:
+        smooth = ndimage.gaussian_filter(values, (0, _SIGMA, _SIGMA, 0), radius=(0, _REACH, _REACH, 0))
+        return smooth[:, _REACH:-_REACH, _REACH:-_REACH]
+
+    mean_x, mean_y = local(x), local(y)
+    variances = local(x * x) - mean_x**2 + local(y * y) - mean_y**2
+    covariance = local(x * y) - mean_x * mean_y
+    a, b = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    numerator = (2 * mean_x * mean_y + a) * (2 * covariance + b)
+    return (numerator / ((mean_x**2 + mean_y**2 + a) * (variances + b))).mean((1, 2, 3))
+
+
+@dataclass(frozen=True)
+class TokenizerResult:
+    """What `evaluate_tokenizer` found: means over all frames, the worst PSNR, and the share of codes that were used."""
+
+    frames: int
+    psnr: float
+    worst_psnr: float
+    ssim: float
+    codes_used: float
+
+    @classmethod
+    def read(cls, saved: dict[str, Any]) -> Self:
+        return cls(**saved)
+
+
+def evaluate_tokenizer(
+    tokenizer: FrameTokenizer, frames: Iterable[UInt8[np.ndarray, "H W 3"]], out: Path, *, name: str = "tokenizer"
+) -> TokenizerResult:
+    """Encodes and decodes frames, and writes `<name>.json` and `<name>.png`, a sheet of the first of them.
+
+    Raises:
+        UserError: a frame is not of the tokenizer's size, or the results cannot be written.
+        ValueError: there are no frames.
+    """
+    ratios: list[np.ndarray] = []
+    similarities: list[np.ndarray] = []
+    used = np.zeros(tokenizer.config.quantizer.codes, bool)
+    shown: list[np.ndarray] = []
+    for some, decoded, codes in reconstruct(tokenizer, frames):
+        ratios.append(psnr(some, decoded))
+        similarities.append(ssim(some, decoded))
+        used[codes] = True
+        shown += [beside(*pair) for pair in zip(some, decoded, strict=True)][: _ACROSS * _DOWN - len(shown)]
+    if not ratios:
+        raise ValueError("there are no frames to evaluate the tokenizer on")
+    all_ratios = np.concatenate(ratios)
+    result = TokenizerResult(
+        frames=len(all_ratios),
+        psnr=float(all_ratios.mean()),
+        worst_psnr=float(all_ratios.min()),
+        ssim=float(np.concatenate(similarities).mean()),
+        codes_used=float(used.mean()),
+    )
+    write_json(out / f"{name}.json", asdict(result))
+    write_result(out / f"{name}.png", to_png(sheet(shown)))
+    return result
+
+
+def reconstruct(
+    tokenizer: FrameTokenizer, frames: Iterable[UInt8[np.ndarray, "H W 3"]]
+) -> Iterator[tuple[Frames, Frames, np.ndarray]]:
+    """(frames, what they are after encode and decode, their codes), a batch at a time."""
+    frames = iter(frames)
+    while some := list(islice(frames, tokenizer.batch)):
+        stacked = np.stack(some)
+        codes = tokenizer.encode(stacked)
+        yield stacked, tokenizer.decode(codes), codes
+
+
+def beside(frame: UInt8[np.ndarray, "H W 3"], decoded: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """A frame on the left of what became of it; small ones enlarged in whole pixels."""
+    pair = np.concatenate([frame, decoded], axis=1)
+    zoom = max(1, _ZOOM // len(frame))
+    return pair.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def sheet(pictures: list[np.ndarray]) -> UInt8[np.ndarray, "h w 3"]:
+    """Pictures of one size in rows, white between them."""
+    edged = [np.pad(picture, ((0, 6), (0, 6), (0, 0)), constant_values=255) for picture in pictures]
+    edged += [np.full_like(edged[0], 255)] * (-len(edged) % min(_ACROSS, len(edged)))
+    across = min(_ACROSS, len(edged))
+    return np.concatenate([np.concatenate(edged[i : i + across], axis=1) for i in range(0, len(edged), across)])

@@ -1,0 +1,104 @@
+"""Tokenizers of frames on disk: a run folder, or one .safetensors file, as people pass them on.
+
+The file holds the arrays by their paths ("decoder/first/kernel"), and in its metadata the configuration as JSON.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ringworld.errors import UserError
+from ringworld.files import write_atomically
+from ringworld.mesh import axis_size
+from ringworld.parameters import abstract
+from ringworld.tokens.codec import FrameTokenizer
+from ringworld.tokens.vqgan import VqganConfig, VqganWeights, declare
+from ringworld.weights.checkpoint import newest_checkpoint, read_json, restore
+
+KIND = "vqgan"
+_METADATA = "ringworld"
+_FRAMES = 32  # a device encodes at a time
+
+
+def describe(config: VqganConfig) -> dict[str, Any]:
+    """What a tokenizer's weights are of: a checkpoint's `model.json`, and a file's metadata."""
+    return {"kind": KIND, "config": config.to_dict()}
+
+
+def load_tokenizer(path: Path, mesh: Mesh, batch: int | None = None) -> FrameTokenizer:
+    """A tokenizer of frames, spread over `mesh`.
+
+    Args:
+        path: a training run's folder, or a .safetensors file.
+        batch: frames at a time; by default 32 for each device that frames are spread over.
+
+    Raises:
+        UserError: there is no such path, or what is there is damaged or no tokenizer of frames.
+    """
+    config, weights = _from_file(path, mesh) if path.is_file() else _from_run(path, mesh)
+    return FrameTokenizer(weights, config, mesh, batch or _FRAMES * axis_size(mesh, "batch"))
+
+
+def save_tokenizer(path: Path, config: VqganConfig, weights: VqganWeights, dtype: Any = np.float32) -> None:
+    """Writes a .safetensors file, whole or not at all. `dtype` float16 halves it, and changes few codes."""
+    arrays = {name: np.asarray(leaf, dtype) for name, leaf in _named(weights).items()}
+    write_atomically(path, save(arrays, {_METADATA: json.dumps(describe(config))}))
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _config(about: Any, path: Path) -> VqganConfig:
+    if not isinstance(about, dict) or about.get("kind") != KIND:
+        raise UserError(f"{path} holds no tokenizer of frames: give the folder of a run that trained one")
+    try:
+        return VqganConfig.from_dict(about["config"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} does not describe a tokenizer ({error!r}): it was written by another version of ringworld, or "
+            "changed by hand"
+        ) from error
+
+
+def _from_run(path: Path, mesh: Mesh) -> tuple[VqganConfig, VqganWeights]:
+    if not path.exists():
+        raise UserError(
+            f"there is no tokenizer {path}: give the folder of a run that trained one, or a .safetensors file"
+        )
+    checkpoint = newest_checkpoint(path)
+    config = _config(read_json(checkpoint, "model", "model.json"), checkpoint)
+    return config, restore(checkpoint / "weights", abstract(declare(config), mesh))
+
+
+def _from_file(path: Path, mesh: Mesh) -> tuple[VqganConfig, VqganWeights]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {}).get(_METADATA, "null"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}): it must be a whole .safetensors file") from error
+    config = _config(about, path)
+    like = abstract(declare(config), mesh)
+    wanted = _named(like)
+    for name in sorted(wanted.keys() | arrays.keys()):
+        there, asked = (tuple(of[name].shape) if name in of else None for of in (arrays, wanted))
+        if there != asked:
+            raise UserError(
+                f"{path} does not fit its own configuration: {name} is {_said(there)} in the file and {_said(asked)} "
+                "in the model"
+            )
+    leaves = [jax.device_put(arrays[name].astype(np.float32), shape.sharding) for name, shape in wanted.items()]
+    return config, jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _said(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else str(list(shape))

@@ -1,0 +1,82 @@
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ringworld.errors import UserError
+from ringworld.mesh import MeshShape, build_mesh
+from ringworld.weights.tokenizer import load_tokenizer, save_tokenizer
+from tokens.small_vqgan import SMALL, draw
+
+ONE = MeshShape()
+
+
+def mesh():
+    return build_mesh(ONE, jax.devices()[:1])
+
+
+def saved(tmp_path: Path, dtype: type = np.float32) -> Path:
+    path = tmp_path / "small.safetensors"
+    save_tokenizer(path, SMALL, draw(SMALL), dtype)
+    return path
+
+
+def test_a_file_comes_back(tmp_path):
+    ours = load_tokenizer(saved(tmp_path), mesh())
+    assert ours.config == SMALL
+    jax.tree.map(np.testing.assert_array_equal, ours.weights, draw(SMALL))
+    frames = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    spread = load_tokenizer(saved(tmp_path), build_mesh(MeshShape(data=4, tensor=2)))
+    np.testing.assert_array_equal(ours.encode(frames), spread.encode(frames))
+
+
+def test_half_the_bytes_change_few_codes(tmp_path):
+    whole = saved(tmp_path).stat().st_size
+    frames = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    codes = load_tokenizer(tmp_path / "small.safetensors", mesh()).encode(frames)
+    assert saved(tmp_path, np.float16).stat().st_size < 0.6 * whole
+    halved = load_tokenizer(tmp_path / "small.safetensors", mesh())
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(halved.weights))
+    assert (halved.encode(frames) == codes).mean() > 0.9
+
+
+def test_what_is_no_tokenizer_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"there is no tokenizer .*nowhere: give the folder"):
+        load_tokenizer(tmp_path / "nowhere", mesh())
+    (tmp_path / "text.safetensors").write_text("not arrays")
+    with pytest.raises(UserError, match=r"cannot read .*text\.safetensors .*must be a whole"):
+        load_tokenizer(tmp_path / "text.safetensors", mesh())
+    path = saved(tmp_path)
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"cannot read .*cut\.safetensors"):
+        load_tokenizer(tmp_path / "cut.safetensors", mesh())
+    arrays = load_file(path)
+    save_file(arrays, tmp_path / "bare.safetensors")
+    with pytest.raises(UserError, match="holds no tokenizer of frames"):
+        load_tokenizer(tmp_path / "bare.safetensors", mesh())
+    about = {"ringworld": json.dumps({"kind": "vqgan", "config": SMALL.to_dict()})}
+    save_file({**arrays, "codebook": arrays["codebook"][:, :5].copy()}, tmp_path / "other.safetensors", about)
+    with pytest.raises(UserError, match=r"codebook is \[64, 5\] in the file and \[64, 6\] in the model"):
+        load_tokenizer(tmp_path / "other.safetensors", mesh())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no weights"):
+        load_tokenizer(tmp_path / "empty", mesh())
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = saved(tmp_path)
+    before = path.read_bytes()
+
+    def broken(*args: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("ringworld.files.os.replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        save_tokenizer(path, SMALL, draw(SMALL, seed=1))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    shutil.rmtree(tmp_path)
