@@ -25,30 +25,14 @@ from ringworld.training.step import TrainState, abstract_state
 from ringworld.weights.checkpoint import complete_checkpoints, load_model
 from training.tiny_run import RECIPE, STAGE
 
+pytestmark = pytest.mark.usefixtures("programs")
+
 SHORT = replace(RECIPE, stages=(STAGE,))
 ELSEWHERE = MeshShape(data=2, sequence=4)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory) -> Iterator[Path]:
-    """Runs share their programs, compiled in haste: to compile them anew for each run would take minutes."""
-    folder = tmp_path_factory.mktemp("programs")
-    settings = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield folder
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
+def whole(tmp_path_factory, programs) -> Path:
     """A run that was never stopped."""
     return train(RECIPE, tmp_path_factory.mktemp("whole"), log=lambda line: None)
 

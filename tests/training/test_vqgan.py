@@ -20,6 +20,8 @@ from ringworld.training.vqgan import Usage, VqganLearner, VqganLoss, VqganRecipe
 from ringworld.training.vqgan import _update_codebook as update_codebook
 from ringworld.weights.tokenizer import load_tokenizer
 
+pytestmark = pytest.mark.usefixtures("programs")
+
 EMA = QuantizerConfig("ema", codes=16, dim=4, restart_after=3)
 MODEL = VqganConfig(
     frame_size=16,
@@ -69,7 +71,7 @@ def steps(run: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
+def whole(tmp_path_factory, programs) -> Path:
     return train(RECIPE, tmp_path_factory.mktemp("vqgan") / "whole", **QUIET)
 
 
