@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from ringworld.data import tokenize as job
 from ringworld.data.tokenize import tokenize
@@ -217,3 +218,29 @@ def test_a_job_killed_at_any_moment_goes_on(media, tmp_path, tokenizer, monkeypa
     assert all(map(equal, TokenizedDocuments(out), TokenizedDocuments(tmp_path / "whole")))
     assert len(TokenizedDocuments(out)) == 8
     np.testing.assert_array_equal(read_image(media / "picture-0.png"), noise(0))
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_done_stays(media, tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(job, "_SHARD", 3)
+    out = tmp_path / "out"
+    written: list[Path] = []
+
+    class Full(ArrayRecordWriter):
+        def __init__(self, path: str, options: str) -> None:
+            written.append(Path(path))
+            super().__init__(path, options)
+
+        def write(self, record: bytes) -> None:
+            if len(written) == 2:
+                raise RuntimeError("write() failed: No space left on device; writing a file; at byte 5")
+            super().write(record)
+
+    monkeypatch.setattr("ringworld.data.tokenized.ArrayRecordWriter", Full)
+    says = (
+        r"cannot write .*documents-00001\.array_record: write\(\) failed: No space left on device; the same job goes on"
+    )
+    with pytest.raises(UserError, match=says):
+        tokenize(media, tokenizer, out, fingerprint="x")
+    assert [path.name for path in sorted(out.glob("*.array_record"))] == ["documents-00000.array_record"]
+    assert not list(out.glob(".documents*"))
+    assert tokenize(media, tokenizer, out, fingerprint="x").documents == 8

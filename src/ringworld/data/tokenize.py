@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,14 +89,10 @@ def tokenize(
         report = shard.with_suffix(".json")
         if not (shard.exists() and report.exists()):
             made, wrong = _shard(some, tokenizer, fit, workers or (os.cpu_count() or 1) + 1)
-            try:
+            counted = sum(len(s.codes) for d in made for s in d.spans if isinstance(s, VisionSpan))
+            with _writing(shard):
                 write_shard(shard, made)
-                counted = sum(len(s.codes) for d in made for s in d.spans if isinstance(s, VisionSpan))
                 write_atomically(report, json.dumps({"frames": counted, "bad": wrong}))
-            except OSError as error:
-                raise UserError(
-                    f"cannot write {shard}: {error.strerror or error}; the same command goes on from there once it can"
-                ) from error
         known = json.loads(report.read_text(encoding="utf-8"))
         frames += known["frames"]
         bad += [(source, reason) for source, reason in known["bad"]]
@@ -107,8 +104,20 @@ def tokenize(
                 f"more than the {bad_share:.2%} allowed; mend them or allow a larger bad_share"
             )
     lines = (json.dumps({"source": source, "reason": reason}) + "\n" for source, reason in bad)
-    write_atomically(out / BAD, "".join(lines))
+    with _writing(out / BAD):
+        write_atomically(out / BAD, "".join(lines))
     return Summary(len(documents) - len(bad), frames, tuple(bad))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Says in one sentence that the disk is full, or the like."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; the same job goes on from there once it can"
+        ) from error
 
 
 def _open_job(out: Path, job: dict[str, Any]) -> None:

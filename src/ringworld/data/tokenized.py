@@ -90,10 +90,13 @@ def _span(values: dict[str, Any]) -> TextSpan | VisionSpan:
 def write_shard(path: Path, documents: Sequence[TokenizedDocument]) -> None:
     """Writes a shard, whole or not at all. Raises OSError when it cannot be written."""
     with replacing(path) as temporary:
-        writer = ArrayRecordWriter(str(temporary), "group_size:1")  # a group is what one access decompresses
-        for document in documents:
-            writer.write(to_record(document))
-        writer.close()
+        try:
+            writer = ArrayRecordWriter(str(temporary), "group_size:1")  # a group is what one access decompresses
+            for document in documents:
+                writer.write(to_record(document))
+            writer.close()
+        except RuntimeError as error:  # the library's own, of a full disk too
+            raise OSError(str(error).split(";")[0]) from error
 
 
 class TokenizedDocuments:

@@ -13,6 +13,7 @@ cut short is never mistaken for a checkpoint. Nothing is pickled.
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -131,15 +132,25 @@ def read_tokenizer(checkpoint: Path) -> TextTokenizer:
     return TextTokenizer.from_json(json.dumps(read_json(checkpoint, "tokenizer", TOKENIZER)))
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their paths, such as "layers/query"."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-        for path, leaf in jax.tree.leaves_with_path(tree)
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
     }
 
 
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "missing" if shape is None else f"{list(shape)}"
+def misfits(there: Mapping[str, Any], wanted: Mapping[str, Any], place: str = "file") -> list[str]:
+    """Where arrays do not fit a model: "head is missing in the file and [8, 16] in the model"."""
+
+    def said(arrays: Mapping[str, Any], name: str) -> str:
+        return str(list(arrays[name].shape)) if name in arrays else "missing"
+
+    names = sorted(there.keys() | wanted.keys())
+    return [
+        f"{name} is {said(there, name)} in the {place} and {said(wanted, name)} in the model"
+        for name in names
+        if said(there, name) != said(wanted, name)
+    ]
 
 
 def restore(folder: Path, like: Any) -> Any:
@@ -153,14 +164,13 @@ def restore(folder: Path, like: Any) -> Any:
     Raises:
         UserError: an array is missing, is one too many, is of another shape, or cannot be read.
     """
-    wanted = _shapes(like)
     there: Any = folder.absolute()  # orbax asks for a path of its own kind, and takes any
     with closing(ocp.StandardCheckpointHandler()) as handler:
         try:
-            saved = _shapes(handler.metadata(there).tree)
+            saved = named(handler.metadata(there).tree)
             if not saved:
                 raise ValueError("no arrays in it")
-            unlike = [name for name in sorted(wanted.keys() | saved.keys()) if wanted.get(name) != saved.get(name)]
+            unlike = misfits(saved, named(like), "folder")
             if not unlike:
                 return handler.restore(there, args=ocp.args.StandardRestore(like))
         except (OSError, ValueError, KeyError) as error:
@@ -169,8 +179,8 @@ def restore(folder: Path, like: Any) -> Any:
                 f"cannot read the arrays in {folder} ({reason}): the checkpoint is damaged, remove it"
             ) from error
     raise UserError(
-        f"{len(unlike)} of the arrays in {folder} do not fit the model: {unlike[0]} is {_shape(saved.get(unlike[0]))} "
-        f"in the folder and {_shape(wanted.get(unlike[0]))} in the model; use the configuration they were trained with"
+        f"{len(unlike)} of the arrays in {folder} do not fit the model: {unlike[0]}; use the configuration they were "
+        "trained with"
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ringworld.errors import UserError
 from ringworld.parameters import abstract
 from ringworld.tokens.vqgan import LWM_VQGAN, VqganConfig, VqganWeights, declare
+from ringworld.weights.checkpoint import misfits
 
 _ARRAYS = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy._core.numeric", "numpy.core.numeric")
 
@@ -91,17 +92,9 @@ def read_lwm_vqgan(path: Path, config: VqganConfig = LWM_VQGAN) -> VqganWeights:
     found = dict(_leaves(tree))
     shapes = abstract(declare(config))
     names = {lwm_name(_path(keys)): leaf for keys, leaf in jax.tree.leaves_with_path(shapes)}
-    for name in sorted(names.keys() | found.keys()):
-        there, asked = (tuple(np.shape(of[name])) if name in of else None for of in (found, names))
-        if there != asked:
-            raise UserError(
-                f"{path} is not LWM's tokenizer: {name} is {_said(there)} in the file and {_said(asked)} in the model"
-            )
+    if unlike := misfits(found, names):
+        raise UserError(f"{path} is not LWM's tokenizer: {unlike[0]}")
     return jax.tree.unflatten(jax.tree.structure(shapes), [np.asarray(found[n], np.float32) for n in names])
-
-
-def _said(shape: tuple[int, ...] | None) -> str:
-    return "missing" if shape is None else str(list(shape))
 
 
 def _leaves(tree: Any, path: str = "") -> Any:
@@ -109,7 +102,7 @@ def _leaves(tree: Any, path: str = "") -> Any:
         for key, value in tree.items():
             yield from _leaves(value, f"{path}/{key}" if path else str(key))
     else:
-        yield path, tree
+        yield path, np.asarray(tree)
 
 
 def _path(keys: Any) -> list[Any]:

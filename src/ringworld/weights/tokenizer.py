@@ -19,7 +19,7 @@ from ringworld.mesh import axis_size
 from ringworld.parameters import abstract
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.vqgan import VqganConfig, VqganWeights, declare
-from ringworld.weights.checkpoint import newest_checkpoint, read_json, restore
+from ringworld.weights.checkpoint import misfits, named, newest_checkpoint, read_json, restore
 
 KIND = "vqgan"
 _METADATA = "ringworld"
@@ -47,14 +47,8 @@ def load_tokenizer(path: Path, mesh: Mesh, batch: int | None = None) -> FrameTok
 
 def save_tokenizer(path: Path, config: VqganConfig, weights: VqganWeights, dtype: Any = np.float32) -> None:
     """Writes a .safetensors file, whole or not at all. `dtype` float16 halves it, and changes few codes."""
-    arrays = {name: np.asarray(leaf, dtype) for name, leaf in _named(weights).items()}
+    arrays = {name: np.asarray(leaf, dtype) for name, leaf in named(weights).items()}
     write_atomically(path, save(arrays, {_METADATA: json.dumps(describe(config))}))
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
-    }
 
 
 def _config(about: Any, path: Path) -> VqganConfig:
@@ -88,17 +82,8 @@ def _from_file(path: Path, mesh: Mesh) -> tuple[VqganConfig, VqganWeights]:
         raise UserError(f"cannot read {path} ({error}): it must be a whole .safetensors file") from error
     config = _config(about, path)
     like = abstract(declare(config), mesh)
-    wanted = _named(like)
-    for name in sorted(wanted.keys() | arrays.keys()):
-        there, asked = (tuple(of[name].shape) if name in of else None for of in (arrays, wanted))
-        if there != asked:
-            raise UserError(
-                f"{path} does not fit its own configuration: {name} is {_said(there)} in the file and {_said(asked)} "
-                "in the model"
-            )
+    wanted = named(like)
+    if unlike := misfits(arrays, wanted):
+        raise UserError(f"{path} does not fit its own configuration: {unlike[0]}")
     leaves = [jax.device_put(arrays[name].astype(np.float32), shape.sharding) for name, shape in wanted.items()]
     return config, jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-def _said(shape: tuple[int, ...] | None) -> str:
-    return "missing" if shape is None else str(list(shape))
