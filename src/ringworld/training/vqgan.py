@@ -39,10 +39,12 @@ from ringworld.tokens.vqgan import (
     VqganWeights,
     convolve,
     declare,
+    decode,
     decode_features,
     encode,
     from_bytes,
     paint,
+    to_codes,
     to_patches,
 )
 from ringworld.training.curriculum import Course, Metrics, Purpose, Recipe, Stage
@@ -272,9 +274,8 @@ class VqganLearner:
     def _measure(self, weights: VqganWeights, batch: Array) -> Metrics:
         frames = from_bytes(batch)
         config = self.recipe.model
-        codes = quantize(encode(weights, frames, config), weights.codebook, config.quantizer)
-        features = decode_features(weights, look_up(codes, weights.codebook, config.quantizer), config)
-        painted = paint(weights.decoder.last, features, config)
+        vectors = look_up(to_codes(weights, frames, config), weights.codebook, config.quantizer)
+        painted = decode(weights, vectors, config)
         return {
             "loss": _errors(frames, painted, self.recipe.loss, self.perceptual),
             "psnr": psnr(frames, painted).mean(),
