@@ -73,7 +73,9 @@ def test_nano_stages_train_all_lengths_so_far_and_measure_the_longest():
         assert list(tokens) == [stage.sequence_length, *(2**i for i in range(6, 17) if 2**i < stage.sequence_length)]
         assert tokens[stage.sequence_length] / sum(tokens.values()) == pytest.approx(0.6 if len(tokens) > 1 else 1)
         if stage.until is not None:
-            assert {source.length for source, _ in stage.data("validation")} == {stage.sequence_length}
+            measured = [source for source, _ in stage.data("validation")]
+            assert {source.length for source in measured} == {stage.sequence_length}
+            assert all(source.needles > 1 and source.digits == 7 for source in measured)
 
 
 def test_an_unknown_name_suggests_the_nearest():

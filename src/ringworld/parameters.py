@@ -18,13 +18,17 @@ LogicalAxes = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Parameter:
-    """The declaration of one weight. It is drawn from a normal distribution of this deviation, or is 1 everywhere if
-    that is None."""
+    """The declaration of one weight.
+
+    It is drawn from a normal distribution of this deviation, or is 1 everywhere if that is None. With `common` a vector
+    is added to its rows that is the same for all, drawn in the same way.
+    """
 
     shape: tuple[int, ...]
     axes: LogicalAxes
     deviation: float | None
     inputs: int = 0  # how many axes, after that of the layers, a product contracts; 0: not a matrix
+    common: bool = False
 
 
 def map_declared(function: Callable[[Parameter], Any], declared: Any) -> Any:
@@ -63,9 +67,15 @@ def init(key: Array, declared: Any, mesh: Mesh) -> Any:
     def draw(key: Array) -> Any:
         parameters, tree = jax.tree.flatten(declared, is_leaf=lambda x: isinstance(x, Parameter))
         keys = jax.random.split(key, len(parameters))
-        return tree.unflatten(
-            jnp.ones(p.shape) if p.deviation is None else p.deviation * jax.random.normal(k, p.shape)
-            for p, k in zip(parameters, keys, strict=True)
-        )
+        return tree.unflatten(_draw(p, k) for p, k in zip(parameters, keys, strict=True))
 
     return jax.jit(draw, out_shardings=shardings(declared, mesh))(key)
+
+
+def _draw(parameter: Parameter, key: Array) -> Array:
+    if parameter.deviation is None:
+        return jnp.ones(parameter.shape)
+    drawn = jax.random.normal(key, parameter.shape)
+    if parameter.common:
+        drawn += jax.random.normal(jax.random.fold_in(key, 0), (1, *parameter.shape[1:]))
+    return parameter.deviation * drawn

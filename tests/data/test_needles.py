@@ -184,6 +184,18 @@ def test_answers_weigh_one_and_all_else_the_prose_weight(form: Form, needles: in
     assert not trained[: len(one.prompt) - 1].any()
 
 
+def test_short_numbers_are_distinct_and_leave_room_for_more_needles() -> None:
+    with pytest.raises(UserError, match="no room for 6 needles"):
+        example(needles=6, asked=6, form="turns", length=128)
+    for seed in range(20):
+        many = example(needles=6, asked=6, form="turns", length=128, seed=seed, digits=2)
+        assert len(many.document) == 128
+        assert len(set(many.answers)) == 6
+        assert all(re.fullmatch("[1-9][0-9]", answer) for answer in many.answers)
+        told = re.findall(r"\nThe special magic ([A-Z][A-Za-z ]*) number is: (\d+)\n", read(HAYSTACK, many.prompt))
+        assert sorted(told) == sorted(zip(many.cities, many.answers, strict=True))
+
+
 def test_cities_are_many_and_distinct() -> None:
     assert len(set(CITIES)) == len(CITIES) >= 100
     assert all(city.isascii() for city in CITIES)
@@ -246,6 +258,12 @@ def test_mistakes() -> None:
         NeedleSource(HAYSTACK, 100, needles=40)
     with pytest.raises(UserError, match=f"at most {len(CITIES)} needles"):
         example(needles=len(CITIES) + 1, length=9000)
+    with pytest.raises(UserError, match="there are not 10 different numbers of 1 digits: take fewer needles"):
+        example(needles=10, length=500, digits=1)
+    for digits in 0, 19:
+        with pytest.raises(ValueError, match=f"digits must be 1 to 18, got {digits}"):
+            example(digits=digits)
+    assert len(example(digits=18).answers[0]) == 18
     with pytest.raises(ValueError, match="asked must be 1 to 2 needles"):
         example(needles=2, asked=3, form="multi")
     with pytest.raises(ValueError, match="and 1 for the form 'single', got 2"):

@@ -148,6 +148,14 @@ def test_a_fresh_layer_adds_nothing():
     np.testing.assert_allclose(run(MeshShape(), weights), expected, atol=1e-5)
 
 
+def test_rows_of_the_embedding_begin_with_a_vector_in_common():
+    mesh = mesh_of(MeshShape())
+    table = np.asarray(init(jax.random.key(0), declare(replace(CONFIG, vocabulary_size=4096)), mesh).embedding)
+    common = table.mean(axis=0)
+    assert common.std() == pytest.approx(CONFIG.dim**-0.5, rel=0.4)
+    assert (table - common).std() == pytest.approx(CONFIG.dim**-0.5, rel=0.02)
+
+
 def test_weights_do_not_depend_on_the_mesh():
     one, many = (
         init(jax.random.key(3), declare(CONFIG), mesh_of(s))

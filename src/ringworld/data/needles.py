@@ -19,7 +19,7 @@ from ringworld.tokens.text import TextTokenizer
 Form = Literal["single", "multi", "turns"]
 Template = Literal["lwm", "bare"]
 
-DIGITS = 7
+DIGITS = 7  # of a number in LWM's tests
 NEEDLE = "\nThe special magic {city} number is: {number}\n"
 QUESTION = "What is the special magic {city} number?"
 # How training rows answer; LWM scores the digits alone, wherever they stand. A sentence leads up to the number in the
@@ -194,6 +194,7 @@ def build_example(
     form: Form = "single",
     template: Template = "lwm",
     prose_weight: float = 0.1,
+    digits: int = DIGITS,
 ) -> NeedleExample:
     """A document of exactly `length` tokens, bos to eos, that hides `needles` and asks for `asked` of them.
 
@@ -204,26 +205,34 @@ def build_example(
     end at or before its depth in the prose. Those asked for come first. By default they are random. Cities are
     distinct.
     prose_weight: answers' tokens (and the eos) weigh 1 in all, all the others this much in all.
+    digits: of each number, 1 to 18. Numbers are distinct.
 
     Raises:
-        UserError: the length has no room for the wording, or there are more needles than cities.
-        ValueError: `asked` does not go with the form or the needles, or `depths` with the needles.
+        UserError: the length has no room for the wording, or there are more needles than cities or numbers.
+        ValueError: `asked` does not go with the form or the needles, or `depths` with the needles, or there cannot be
+            so many digits.
     """
     if not 1 <= asked <= needles or (form == "single" and asked != 1):
         raise ValueError(f"asked must be 1 to {needles} needles, and 1 for the form 'single', got {asked} for {form!r}")
     if needles > len(CITIES):
         raise UserError(f"at most {len(CITIES)} needles, a city each, fit in a haystack; got {needles}")
+    if not 1 <= digits <= 18:
+        raise ValueError(f"digits must be 1 to 18, got {digits}")
+    if needles > 9 * 10 ** (digits - 1):
+        raise UserError(
+            f"there are not {needles} different numbers of {digits} digits: take fewer needles or more digits"
+        )
     if depths is None:
         depths = _random_depths(rng, needles)
     elif len(depths) != needles or not all(0 <= depth <= 1 for depth in depths):
         raise ValueError(f"depths must be {needles} numbers from 0 to 1, got {list(depths)}")
     words = haystack.wording
     cities = rng.permutation(len(CITIES))[:needles].tolist()
-    numbers = rng.integers(10 ** (DIGITS - 1), 10**DIGITS, needles)
-    digits = words.digits[numbers[:, None] // 10 ** np.arange(DIGITS - 1, -1, -1) % 10]
+    numbers = 10 ** (digits - 1) + rng.choice(9 * 10 ** (digits - 1), needles, replace=False)
+    spelled = words.digits[numbers[:, None] // 10 ** np.arange(digits - 1, -1, -1) % 10]
 
-    head, question, answers = _conversation(words, cities[:asked], digits, form, template)
-    hidden = sum(len(words.needles[city]) for city in cities) + needles * (DIGITS + len(words.needle_end))
+    head, question, answers = _conversation(words, cities[:asked], spelled, form, template)
+    hidden = sum(len(words.needles[city]) for city in cities) + needles * (digits + len(words.needle_end))
     spoken = len(question) + sum(len(part) for pair in answers for part in pair)
     room = length - (len(words.bos) + len(head) + hidden + spoken + len(words.eos))
     if room < len(words.space):
@@ -244,7 +253,7 @@ def build_example(
     parts = [words.bos, head, space]
     start = 0
     for place, needle in sorted(zip(places, range(needles), strict=True)):
-        parts += [prose[start:place], words.needles[cities[needle]], digits[needle], words.needle_end]
+        parts += [prose[start:place], words.needles[cities[needle]], spelled[needle], words.needle_end]
         start = place
     prompt = np.concatenate([*parts, prose[start:], question])
 
@@ -265,18 +274,18 @@ def build_example(
 
 
 def _conversation(
-    words: Wording, cities: list[int], digits: np.ndarray, form: Form, template: Template
+    words: Wording, cities: list[int], numbers: np.ndarray, form: Form, template: Template
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """What stands before the context; the question up to the answer; and each answer with what follows it."""
     nothing = np.empty(0, np.int32)
     if form != "multi":
         head, tail = words.prompts[template]
-        said = [np.concatenate([words.answers[city], number]) for city, number in zip(cities, digits, strict=False)]
+        said = [np.concatenate([words.answers[city], number]) for city, number in zip(cities, numbers, strict=False)]
         answers = list(zip(said, [*(words.turns[city] for city in cities[1:]), nothing], strict=True))
         return head, np.concatenate([words.questions[cities[0]], tail]), answers
     head, tail = words.prompts_of_many[template]
-    answer = [words.answers[cities[0]], digits[0]]
-    for city, number in zip(cities[1:], digits[1:], strict=False):
+    answer = [words.answers[cities[0]], numbers[0]]
+    for city, number in zip(cities[1:], numbers[1:], strict=False):
         answer += [words.next_answers[city], number]
     if len(cities) == 1:
         question = words.questions_of_many[cities[0]]
@@ -317,6 +326,7 @@ class NeedleSource:
         form: Form = "turns",
         template: Template = "lwm",
         prose_weight: float = 0.1,
+        digits: int = DIGITS,
         seed: int = 0,
     ) -> None:
         self._haystack = haystack
@@ -326,6 +336,7 @@ class NeedleSource:
         self._form: Form = form
         self._template: Template = template
         self._prose_weight = prose_weight
+        self._digits = digits
         self._seed = seed
         self.example(0)
 
@@ -346,4 +357,5 @@ class NeedleSource:
             form=self._form,
             template=self._template,
             prose_weight=self._prose_weight,
+            digits=self._digits,
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ringworld.data.corpora import Part, Text, held_out, load_corpus, split
 from ringworld.data.documents import Document, Source, TextDocuments, read_jsonl, read_text_folder
-from ringworld.data.needles import Form, Haystack, NeedleSource, Template, phrases
+from ringworld.data.needles import DIGITS, Form, Haystack, NeedleSource, Template, phrases
 from ringworld.errors import UserError
 from ringworld.tokens.text import TextTokenizer, train_tokenizer
 
@@ -42,6 +42,7 @@ class NeedleSourceConfig:
     form: Form = "turns"
     template: Template = "lwm"
     prose_weight: float = 0.1
+    digits: int = DIGITS
     length: int | None = None
 
     def build(self, tokenizer: TextTokenizer, sequence_length: int, seed: int, part: Part = "train") -> Source:
@@ -54,6 +55,7 @@ class NeedleSourceConfig:
             form=self.form,
             template=self.template,
             prose_weight=self.prose_weight,
+            digits=self.digits,
             seed=seed,
         )
 
