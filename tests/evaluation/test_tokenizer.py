@@ -6,9 +6,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from ringworld.evaluation.tokenizer import TokenizerResult, beside, evaluate_tokenizer, psnr, sheet, ssim
+from ringworld.errors import UserError
+from ringworld.evaluation.tokenizer import TokenizerResult, beside, evaluate_tokenizer, psnr, reconstruct, sheet, ssim
 from ringworld.mesh import MeshShape, build_mesh, named_sharding
 from ringworld.tokens.codec import FrameTokenizer
+from ringworld.tokens.images import write_image
+from ringworld.tokens.video import read_video, video_info, write_video
 from tokens.small_vqgan import SMALL, draw
 
 
@@ -53,9 +56,13 @@ def test_ssim_is_that_of_its_definition():
     np.testing.assert_allclose(ssim(some, some), 1.0)
 
 
-def test_an_evaluation_writes_its_numbers_and_a_sheet(tmp_path):
+@pytest.fixture(scope="module")
+def tokenizer():
     mesh = build_mesh(MeshShape(data=8))
-    tokenizer = FrameTokenizer(jax.device_put(draw(SMALL), named_sharding(mesh, ())), SMALL, mesh, batch=8)
+    return FrameTokenizer(jax.device_put(draw(SMALL), named_sharding(mesh, ())), SMALL, mesh, batch=8)
+
+
+def test_an_evaluation_writes_its_numbers_and_a_sheet(tokenizer, tmp_path):
     some = frames(35)
     result = evaluate_tokenizer(tokenizer, iter(some), tmp_path, name="noise")
     codes = tokenizer.encode(some)
@@ -71,6 +78,36 @@ def test_an_evaluation_writes_its_numbers_and_a_sheet(tmp_path):
     np.testing.assert_array_equal(picture[:128, :256], beside(some[0], decoded[0]))
     with pytest.raises(ValueError, match="no frames"):
         evaluate_tokenizer(tokenizer, [], tmp_path)
+
+
+def test_a_picture_is_written_beside_what_became_of_it(tokenizer, tmp_path):
+    (frame,) = frames(1)
+    write_image(tmp_path / "a.png", frame)
+    result = reconstruct(tokenizer, tmp_path / "a.png", tmp_path / "b.png")
+    (decoded,) = tokenizer.decode(tokenizer.encode(frame[None]))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "b.png")), beside(frame, decoded))
+    assert result.frames == 1
+    assert result.psnr == result.worst_psnr == pytest.approx(psnr(frame[None], decoded[None])[0])
+
+
+def test_a_film_is_written_beside_what_became_of_it(tokenizer, tmp_path):
+    write_video(tmp_path / "a.gif", frames(10), 5)
+    assert reconstruct(tokenizer, tmp_path / "a.gif", tmp_path / "b.gif").frames == 10
+    info = video_info(tmp_path / "b.gif")
+    assert (info.frames, info.height, info.width) == (10, 128, 256)
+    assert info.seconds == pytest.approx(2.0)
+    assert reconstruct(tokenizer, tmp_path / "a.gif", tmp_path / "c.mp4", fps=2).frames == 4
+    assert len(list(read_video(tmp_path / "c.mp4", None))) == 4
+
+
+def test_what_cannot_be_reconstructed_leaves_nothing_behind(tokenizer, tmp_path):
+    write_image(tmp_path / "a.png", frames(1)[0])
+    with pytest.raises(UserError, match=r"must end in one of \.png"):
+        reconstruct(tokenizer, tmp_path / "a.png", tmp_path / "b.mp4")
+    (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes()[:500])
+    with pytest.raises(UserError, match=r"c\.png"):
+        reconstruct(tokenizer, tmp_path / "c.png", tmp_path / "d.png")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "c.png"}
 
 
 def test_a_sheet_of_few_is_as_wide_as_they_are():

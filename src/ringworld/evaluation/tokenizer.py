@@ -1,5 +1,6 @@
 """What a tokenizer of frames keeps of them: PSNR, SSIM, codes in use, and pictures beside what became of them."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -12,7 +13,8 @@ from scipy import ndimage
 
 from ringworld.evaluation.files import write_json, write_result
 from ringworld.tokens.codec import FrameTokenizer
-from ringworld.tokens.images import to_png
+from ringworld.tokens.images import read_image, to_png, write_image
+from ringworld.tokens.video import Number, read_video, video_info, write_video
 
 Frames = UInt8[np.ndarray, "N H W 3"]
 _SIGMA, _REACH = 1.5, 5  # of SSIM's window, in pixels: as its authors chose them
@@ -70,39 +72,72 @@ def evaluate_tokenizer(
         UserError: a frame is not of the tokenizer's size, or the results cannot be written.
         ValueError: there are no frames.
     """
-    ratios: list[np.ndarray] = []
-    similarities: list[np.ndarray] = []
-    used = np.zeros(tokenizer.config.quantizer.codes, bool)
-    shown: list[np.ndarray] = []
-    for some, decoded, codes in reconstruct(tokenizer, frames):
-        ratios.append(psnr(some, decoded))
-        similarities.append(ssim(some, decoded))
-        used[codes] = True
-        shown += [beside(*pair) for pair in zip(some, decoded, strict=True)][: _ACROSS * _DOWN - len(shown)]
-    if not ratios:
-        raise ValueError("there are no frames to evaluate the tokenizer on")
-    all_ratios = np.concatenate(ratios)
-    result = TokenizerResult(
-        frames=len(all_ratios),
-        psnr=float(all_ratios.mean()),
-        worst_psnr=float(all_ratios.min()),
-        ssim=float(np.concatenate(similarities).mean()),
-        codes_used=float(used.mean()),
-    )
+    comparison = Comparison(tokenizer)
+    pairs = comparison.pairs(frames)
+    first = list(islice(pairs, _ACROSS * _DOWN))
+    deque(pairs, maxlen=0)  # the others are only measured
+    result = comparison.result()
     write_json(out / f"{name}.json", asdict(result))
-    write_result(out / f"{name}.png", to_png(sheet(shown)))
+    write_result(out / f"{name}.png", to_png(sheet(first)))
     return result
 
 
-def reconstruct(
-    tokenizer: FrameTokenizer, frames: Iterable[UInt8[np.ndarray, "H W 3"]]
-) -> Iterator[tuple[Frames, Frames, np.ndarray]]:
-    """(frames, what they are after encode and decode, their codes), a batch at a time."""
-    frames = iter(frames)
-    while some := list(islice(frames, tokenizer.batch)):
-        stacked = np.stack(some)
-        codes = tokenizer.encode(stacked)
-        yield stacked, tokenizer.decode(codes), codes
+def reconstruct(tokenizer: FrameTokenizer, path: Path, out: Path, *, fps: Number | None = None) -> TokenizerResult:
+    """Writes a picture or a film as it is after encode and decode, on the right of how it was.
+
+    Args:
+        path: cut to a square and resized to the tokenizer's frames.
+        out: .png, .webp or .jpg for a picture, .gif or .mp4 for a film.
+        fps: frames of a film a second; None: as many as it has, on average.
+
+    Raises:
+        UserError: the file cannot be read, or not be written.
+    """
+    size = tokenizer.config.frame_size, tokenizer.config.frame_size
+    info = video_info(path)
+    comparison = Comparison(tokenizer)
+    if info.frames == 1:
+        (pair,) = comparison.pairs([read_image(path, size)])
+        write_image(out, pair)
+    else:
+        fps = fps or info.fps or 1.0
+        write_video(out, comparison.pairs(read_video(path, fps, size)), fps)
+    return comparison.result()
+
+
+class Comparison:
+    """Frames beside what a tokenizer makes of them, a batch at a time; and over all of them, how like the two are."""
+
+    def __init__(self, tokenizer: FrameTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ratios: list[np.ndarray] = []
+        self._similarities: list[np.ndarray] = []
+        self._used = np.zeros(tokenizer.config.quantizer.codes, bool)
+
+    def pairs(self, frames: Iterable[UInt8[np.ndarray, "H W 3"]]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        """Each frame beside what it is after encode and decode."""
+        frames = iter(frames)
+        while some := list(islice(frames, self._tokenizer.batch)):
+            stacked = np.stack(some)
+            codes = self._tokenizer.encode(stacked)
+            decoded = self._tokenizer.decode(codes)
+            self._ratios.append(psnr(stacked, decoded))
+            self._similarities.append(ssim(stacked, decoded))
+            self._used[codes] = True
+            yield from map(beside, stacked, decoded)
+
+    def result(self) -> TokenizerResult:
+        """Raises ValueError when no frames went through."""
+        if not self._ratios:
+            raise ValueError("there are no frames to evaluate the tokenizer on")
+        ratios = np.concatenate(self._ratios)
+        return TokenizerResult(
+            frames=len(ratios),
+            psnr=float(ratios.mean()),
+            worst_psnr=float(ratios.min()),
+            ssim=float(np.concatenate(self._similarities).mean()),
+            codes_used=float(self._used.mean()),
+        )
 
 
 def beside(frame: UInt8[np.ndarray, "H W 3"], decoded: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
