@@ -49,11 +49,15 @@ NANO_PRECISION = Precision(remat="layer")
 NANO_THETA = 1e4 / 64  # of RoPE, for each token of the context: theta grows with it
 # How many needles a document of so many tokens hides, when it hides several; beyond the last, as many as that. Not all
 # are asked for: the last one would be known by exclusion, without reading whose number it is.
-NANO_NEEDLES = {64: 3, 128: 5, 256: 8, 512: 12, 1024: 16, 2048: 24, 4096: 32}
+NANO_NEEDLES = {64: 3, 128: 5, 256: 8, 512: 12, 1024: 16, 2048: 24, 4096: 32, 8192: 32, 16384: 64, 32768: 96}
 NANO_ASKED = 0.4
-# Numbers of other sizes, for the first stages: needles and digits. Where numbers are short, more needles fit, and more
-# of an answer depends on the question; long ones teach to copy on from the right place.
-NANO_NUMBERS = {64: ((5, 2), (2, 12)), 128: ((12, 2), (4, 14)), 256: ((24, 2), (8, 14))}
+# Numbers of other sizes, for the first stages: needles, digits, and the share of them. Where numbers are short, more
+# needles fit, and more of an answer depends on the question; long ones teach to copy on from the right place.
+NANO_NUMBERS = {
+    64: ((5, 2, 0.2), (2, 12, 0.1)),
+    128: ((12, 2, 0.15), (4, 14, 0.15)),
+    256: ((24, 2, 0.15), (8, 14, 0.15)),
+}
 NANO_PROSE_WEIGHT = 0.02  # at 0.1 the noise of prose, which a small model cannot predict, hides what questions teach
 
 
@@ -93,10 +97,10 @@ def _nano_stage(
     length: int, rows: int, steps: int, rate: float, corpora: tuple[str, ...], value: float | None = None
 ) -> LanguageStage:
     """One doubling of the context. Six tokens of ten are in documents as long as the stage's rows; the others are in
-    documents of all the shorter lengths, as many of each, so that none is forgotten. Half of the documents hide one
-    needle, as in the test; half hide several, so that their names matter, and ask for some one after another or, where
-    there is room for such a question, for two at once. In the first stages half of the longest have shorter or longer
-    numbers.
+    documents of all the shorter lengths, as many of each, so that none is forgotten. A fifth of the documents hide one
+    needle, as in the test; the others hide several, so that their names matter, and ask for some one after another or,
+    where there is room for such a question, for two at once. In the first stages half of the longest have shorter or
+    longer numbers.
 
     The stage is over when so much (`value`) of fresh answers is right in the longest documents of several needles,
     since one needle can be found without reading the question; without a value, after its steps, over which the
@@ -111,14 +115,14 @@ def _nano_stage(
         one = document(needles=1, length=length)
         in_turn = document(needles=several, asked=int(several * NANO_ASKED), length=length)
         if length < 128:
-            return (one, share / 2), (in_turn, share / 2)
+            return (one, share / 5), (in_turn, share * 4 / 5)
         at_once = document(needles=several, asked=2, form="multi", length=length)
-        return (one, share / 2), (in_turn, share / 4), (at_once, share / 4)
+        return (one, share / 5), (in_turn, share * 2 / 5), (at_once, share * 2 / 5)
 
     others = [source for short in shorter for source in hidden(short, 0.4 / sum(shorter))]
-    for needles, digits in NANO_NUMBERS.get(length, ()):
+    for needles, digits, share in NANO_NUMBERS.get(length, ()):
         asked = max(1, int(needles * NANO_ASKED))
-        others.append((document(needles=needles, asked=asked, digits=digits, length=length), 0.15 / length))
+        others.append((document(needles=needles, asked=asked, digits=digits, length=length), share / length))
     longest = hidden(length, (0.3 if length in NANO_NUMBERS else 0.6) / length)
     until = None
     if value is not None:
@@ -163,9 +167,9 @@ def nano_text(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
 
 def _nano_stages(corpora: tuple[str, ...]) -> tuple[LanguageStage, ...]:
     return (
-        _nano_stage(64, 32, 1500, 6e-3, corpora, 0.98),
-        _nano_stage(128, 16, 2500, 6e-3, corpora, 0.965),
-        _nano_stage(256, 16, 500, 5e-3, corpora, 0.98),
+        _nano_stage(64, 32, 2500, 6e-3, corpora, 0.98),
+        _nano_stage(128, 16, 4000, 6e-3, corpora, 0.98),
+        _nano_stage(256, 16, 600, 5e-3, corpora, 0.98),
         _nano_stage(512, 8, 300, 4e-3, corpora, 0.98),
         _nano_stage(1024, 4, 200, 3e-3, corpora, 0.98),
         _nano_stage(2048, 4, 100, 3e-3, corpora, 0.98),
@@ -187,8 +191,8 @@ def nano_text_long(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
         stages=(
             *_nano_stages(short),
             _nano_stage(16384, 2, 50, 1.5e-3, long),
-            _nano_stage(32768, 2, 32, 1.5e-3, long),
-            _nano_stage(65536, 1, 60, 1.5e-3, long),
+            _nano_stage(32768, 2, 48, 1.5e-3, long),
+            _nano_stage(65536, 1, 150, 1.5e-3, long),
         ),
         seed=seed,
         precision=NANO_PRECISION,
