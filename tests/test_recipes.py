@@ -1,5 +1,6 @@
 """Named runs: what they say, and that LWM's 7B ones hold together by shape."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from ringworld import recipes
 from ringworld.data.packing import Batch
+from ringworld.data.sources import NeedleSourceConfig, TokenizerConfig
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.rope import rope_frequencies
@@ -76,6 +78,14 @@ def test_nano_stages_train_all_lengths_so_far_and_measure_the_longest():
             measured = [source for source, _ in stage.data("validation")]
             assert {source.length for source in measured} == {stage.sequence_length}
             assert all(source.needles > 1 and source.digits == 7 for source in measured)
+
+
+def test_nano_documents_have_room_for_what_they_hide():
+    tokenizer = TokenizerConfig(512, ("tiny",)).build()
+    for stage in recipes.build("nano-text-long").stages[:5]:
+        for source, _ in stage.sources:
+            assert isinstance(source, NeedleSourceConfig)
+            replace(source, corpora=("tiny",)).build(tokenizer, stage.sequence_length, seed=0)
 
 
 def test_an_unknown_name_suggests_the_nearest():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from ringworld.data.needles import Form
 from ringworld.data.sources import (
     CorpusConfig,
     JsonlConfig,
@@ -52,12 +53,13 @@ NANO_THETA = 1e4 / 64  # of RoPE, for each token of the context: theta grows wit
 # are asked for: the last one would be known by exclusion, without reading whose number it is.
 NANO_NEEDLES = {64: 3, 128: 5, 256: 8, 512: 12, 1024: 16, 2048: 24, 4096: 32, 8192: 32, 16384: 64, 32768: 96}
 NANO_ASKED = 0.4
-# Numbers of other sizes, for the first stages: needles, digits, and the share of them. Where numbers are short, more
-# needles fit, and more of an answer depends on the question; long ones teach to copy on from the right place.
-NANO_NUMBERS = {
-    64: ((5, 2, 0.2), (2, 12, 0.1)),
-    128: ((12, 2, 0.15), (4, 14, 0.15)),
-    256: ((24, 2, 0.15), (8, 14, 0.15)),
+# What else documents of the first lengths hide: needles, how many are asked for, digits of a number, and the share of
+# such documents. Where numbers are short, more of an answer depends on the question; long ones teach to copy on from
+# the right place; and of many kinds of documents none can be learned by the places where its needles lie.
+NANO_VARIETY = {
+    64: ((2, 1, 7, 0.25), (2, 1, 12, 0.1), (1, 1, 12, 0.05), (5, 2, 2, 0.1), (6, 2, 1, 0.15)),
+    128: ((3, 1, 7, 0.1), (4, 1, 14, 0.1), (10, 4, 2, 0.1), (9, 3, 1, 0.1)),
+    256: ((6, 2, 14, 0.2), (24, 9, 2, 0.2)),
 }
 NANO_PROSE_WEIGHT = 0.02  # at 0.1 the noise of prose, which a small model cannot predict, hides what questions teach
 
@@ -94,42 +96,56 @@ def debug(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
     )
 
 
+def _needles(length: int) -> int:
+    return NANO_NEEDLES[min(length, max(NANO_NEEDLES))]
+
+
+def _hidden(
+    length: int, share: float, alone: float, corpora: tuple[str, ...]
+) -> tuple[tuple[NeedleSourceConfig, float], ...]:
+    """Documents of a length, `share` of them in all. So many (`alone`) hide one needle, as in the test; the others hide
+    several, so that their names matter, and ask for some one after another or, where there is room for such a question,
+    for two at once. Those of the first lengths are of more kinds, and up to an eighth shorter."""
+    document = partial(
+        NeedleSourceConfig,
+        corpora,
+        prose_weight=NANO_PROSE_WEIGHT,
+        length=length,
+        shortest=length * 7 // 8 if length <= 128 else None,
+    )
+    several = _needles(length)
+    kinds = NANO_VARIETY.get(length, ())
+    rest = 1 - sum(part for *_, part in kinds)
+    documents = [
+        (document(needles=needles, asked=asked, digits=digits), part) for needles, asked, digits, part in kinds
+    ]
+    documents.append((document(needles=1), rest * alone))
+    forms: tuple[Form, ...] = ("turns", "multi") if length >= 128 else ("turns",)
+    for form in forms:
+        asked = 2 if form == "multi" else int(several * NANO_ASKED)
+        documents.append((document(needles=several, asked=asked, form=form), rest * (1 - alone) / len(forms)))
+    return tuple((source, share * part) for source, part in documents)
+
+
 def _nano_stage(
     length: int, rows: int, steps: int, rate: float, corpora: tuple[str, ...], value: float | None = None
 ) -> LanguageStage:
     """One doubling of the context. Six tokens of ten are in documents as long as the stage's rows; the others are in
-    documents of all the shorter lengths, as many of each, so that none is forgotten. A fifth of the documents hide one
-    needle, as in the test; the others hide several, so that their names matter, and ask for some one after another or,
-    where there is room for such a question, for two at once. In the first stages half of the longest have shorter or
-    longer numbers.
+    documents of all the shorter lengths, as many of each, so that none is forgotten.
 
     The stage is over when so much (`value`) of fresh answers is right in the longest documents of several needles,
     since one needle can be found without reading the question; without a value, after its steps, over which the
     learning rate falls to 0.
     """
+    alone = 0.2 if length in NANO_VARIETY else 0.5
     shorter = [64 << i for i in range((length // 64).bit_length() - 1)]
-
-    document = partial(NeedleSourceConfig, corpora, prose_weight=NANO_PROSE_WEIGHT)
-
-    def hidden(length: int, share: float) -> tuple[tuple[SourceConfig, float], ...]:
-        several = NANO_NEEDLES[min(length, max(NANO_NEEDLES))]
-        one = document(needles=1, length=length)
-        in_turn = document(needles=several, asked=int(several * NANO_ASKED), length=length)
-        if length < 128:
-            return (one, share / 5), (in_turn, share * 4 / 5)
-        at_once = document(needles=several, asked=2, form="multi", length=length)
-        return (one, share / 5), (in_turn, share * 2 / 5), (at_once, share * 2 / 5)
-
-    others = [source for short in shorter for source in hidden(short, 0.4 / sum(shorter))]
-    for needles, digits, share in NANO_NUMBERS.get(length, ()):
-        asked = max(1, int(needles * NANO_ASKED))
-        others.append((document(needles=needles, asked=asked, digits=digits, length=length), share / length))
-    longest = hidden(length, (0.3 if length in NANO_NUMBERS else 0.6) / length)
+    longest = _hidden(length, 0.6 / length, alone, corpora)
+    others = [source for short in shorter for source in _hidden(short, 0.4 / sum(shorter), alone, corpora)]
     until = None
     if value is not None:
-        _, *measured = longest  # without those of one needle
+        several = tuple((source, share) for source, share in longest if source.needles == _needles(length))
         until = Criterion(
-            "accuracy", value, 25 if length <= 1024 else 10, rows=max(8, 16384 // length), sources=tuple(measured)
+            "accuracy", value, 25 if length <= 1024 else 10, rows=max(8, 16384 // length), sources=several
         )
     return LanguageStage(
         name=str(length) if length < 1024 else f"{length // 1024}k",
@@ -168,14 +184,14 @@ def nano_text(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
 
 def _nano_stages(corpora: tuple[str, ...]) -> tuple[LanguageStage, ...]:
     return (
-        _nano_stage(64, 32, 2500, 6e-3, corpora, 0.98),
-        _nano_stage(128, 16, 4000, 6e-3, corpora, 0.98),
+        _nano_stage(64, 32, 1500, 6e-3, corpora, 0.98),
+        _nano_stage(128, 16, 2500, 6e-3, corpora, 0.98),
         _nano_stage(256, 16, 600, 5e-3, corpora, 0.98),
-        _nano_stage(512, 8, 300, 4e-3, corpora, 0.98),
-        _nano_stage(1024, 4, 200, 3e-3, corpora, 0.98),
-        _nano_stage(2048, 4, 100, 3e-3, corpora, 0.98),
-        _nano_stage(4096, 2, 80, 3e-3, corpora, 0.98),
-        _nano_stage(8192, 2, 100, 3e-3, corpora),
+        _nano_stage(512, 8, 600, 4e-3, corpora, 0.98),
+        _nano_stage(1024, 4, 400, 3e-3, corpora, 0.98),
+        _nano_stage(2048, 4, 200, 3e-3, corpora, 0.98),
+        _nano_stage(4096, 2, 200, 3e-3, corpora, 0.98),
+        _nano_stage(8192, 2, 150, 3e-3, corpora),
     )
 
 

@@ -237,6 +237,14 @@ def test_a_source_is_a_pure_function_of_seed_and_index() -> None:
     assert len(source.example(0).answers) == 4
 
 
+def test_documents_of_random_lengths() -> None:
+    source = NeedleSource(HAYSTACK, 120, shortest=100, needles=2)
+    examples = [source.example(index) for index in range(400)]
+    assert {len(e.document) for e in examples} == set(range(100, 121))
+    assert all(len(e.answers) == 2 for e in examples)
+    assert source[7].tokens.tolist() == examples[7].document.tokens.tolist()
+
+
 def test_prose_past_the_end_goes_on_from_the_beginning() -> None:
     short = Haystack(TOKENIZER, ["One keeper. Two boats.", "Three lamps."])
     ids = short.slice(4 * len(short.ids), np.random.default_rng(0))
@@ -256,6 +264,10 @@ def test_mistakes() -> None:
         example(length=25)
     with pytest.raises(UserError, match="a row of 100 tokens has no room for 40 needles"):
         NeedleSource(HAYSTACK, 100, needles=40)
+    with pytest.raises(UserError, match="a row of 20 tokens has no room for 1 needles"):
+        NeedleSource(HAYSTACK, 100, shortest=20)
+    with pytest.raises(ValueError, match="shortest must be at most the length of 100, got 101"):
+        NeedleSource(HAYSTACK, 100, shortest=101)
     with pytest.raises(UserError, match=f"at most {len(CITIES)} needles"):
         example(needles=len(CITIES) + 1, length=9000)
     with pytest.raises(UserError, match="there are not 10 different numbers of 1 digits: take fewer needles"):

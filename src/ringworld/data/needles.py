@@ -310,10 +310,11 @@ def _places(haystack: Haystack, prose: np.ndarray, depths: Sequence[float]) -> l
 
 
 class NeedleSource:
-    """An endless source of needle examples of exactly `length` tokens: document i depends on (seed, i) alone.
+    """An endless source of needle examples of exactly `length` tokens, or of random lengths from `shortest` to that:
+    document i depends on (seed, i) alone.
 
     By default every needle of a row is asked for, in turns. Raises UserError when the length has no room for the
-    wording.
+    wording, and ValueError when `shortest` is more than it.
     """
 
     def __init__(
@@ -327,10 +328,14 @@ class NeedleSource:
         template: Template = "lwm",
         prose_weight: float = 0.1,
         digits: int = DIGITS,
+        shortest: int | None = None,
         seed: int = 0,
     ) -> None:
+        shortest = length if shortest is None else shortest
+        if shortest > length:
+            raise ValueError(f"shortest must be at most the length of {length}, got {shortest}")
         self._haystack = haystack
-        self._length = length
+        self._lengths = shortest, length
         self._needles = needles
         self._asked = asked or (1 if form == "single" else needles)
         self._form: Form = form
@@ -338,7 +343,7 @@ class NeedleSource:
         self._prose_weight = prose_weight
         self._digits = digits
         self._seed = seed
-        self.example(0)
+        self._build(np.random.default_rng((seed, 0)), shortest)  # says at once whether there is room
 
     def __len__(self) -> int:
         return ENDLESS
@@ -348,10 +353,15 @@ class NeedleSource:
 
     def example(self, index: int) -> NeedleExample:
         """The document with its prompt and answers."""
+        rng = np.random.default_rng((self._seed, index))
+        shortest, longest = self._lengths
+        return self._build(rng, longest if shortest == longest else int(rng.integers(shortest, longest + 1)))
+
+    def _build(self, rng: np.random.Generator, length: int) -> NeedleExample:
         return build_example(
-            np.random.default_rng((self._seed, index)),
+            rng,
             self._haystack,
-            length=self._length,
+            length=length,
             needles=self._needles,
             asked=self._asked,
             form=self._form,

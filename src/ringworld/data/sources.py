@@ -33,8 +33,8 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class NeedleSourceConfig:
-    """Needles in the prose of `corpora`, in documents of `length` tokens, or as long as the stage's rows; see
-    `NeedleSource`."""
+    """Needles in the prose of `corpora`, in documents of `length` tokens, or as long as the stage's rows, or of random
+    lengths from `shortest` up to that; see `NeedleSource`."""
 
     corpora: tuple[str, ...] = ("essays",)
     needles: int = 1
@@ -44,6 +44,7 @@ class NeedleSourceConfig:
     prose_weight: float = 0.1
     digits: int = DIGITS
     length: int | None = None
+    shortest: int | None = None
 
     def build(self, tokenizer: TextTokenizer, sequence_length: int, seed: int, part: Part = "train") -> Source:
         haystack = Haystack(tokenizer, [text for _, text in _texts(self.corpora, part)])
@@ -56,6 +57,7 @@ class NeedleSourceConfig:
             template=self.template,
             prose_weight=self.prose_weight,
             digits=self.digits,
+            shortest=self.shortest,
             seed=seed,
         )
 
