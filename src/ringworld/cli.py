@@ -298,7 +298,7 @@ class Generate(OfModel):
 class Demo:
     """Train a small model from 64 tokens to 8K, ask it for needles in held-out prose, write a report.
 
-    A quarter of an hour at most on two cores of a laptop. Stopped and started again, it goes on.
+    Seven minutes on two fast cores, a quarter of an hour on slow ones. Stopped and started again, it goes on.
 
     Attributes:
         out: the folder for the run, the results and report.html.
