@@ -13,8 +13,13 @@ import pytest
 
 import ringworld
 from ringworld import cli
+from ringworld.data.tokenized import TokenizedDocuments
 from ringworld.errors import UserError
 from ringworld.recipes import RECIPES
+from ringworld.tokens.video import video_info, write_video
+from ringworld.weights.tokenizer import save_tokenizer
+from ringworld.worlds.film import World
+from tokens.small_vqgan import SMALL, draw
 
 MISSING = "ringworld: Missing from ringworld train: RECIPE; see ringworld --help\n"
 
@@ -41,7 +46,7 @@ def test_help_lists_the_commands_with_examples(words: list[str], capsys: pytest.
         cli.main(words)
     assert not stop.value.code
     shown = capsys.readouterr().out
-    for command in ("demo", "train", "evaluate", "generate"):
+    for command in ("demo", "train", "evaluate", "generate", "tokenize", "reconstruct"):
         assert re.search(rf"• {command} ", shown)
         assert f"  ringworld {command}" in shown
 
@@ -96,16 +101,34 @@ def test_the_words_of_the_generate_command() -> None:
     )
 
 
+def test_the_words_for_a_tokenizer_of_frames() -> None:
+    nano = {"tokenizer": Path("nano"), "out": Path("o")}
+    for words, command in (
+        (
+            "tokenize in --tokenizer nano --out o --fps 2 --fit pad",
+            cli.Tokenize(**nano, input=Path("in"), fps=2, fit="pad"),
+        ),
+        ("reconstruct a.png --tokenizer nano --out o", cli.Reconstruct(**nano, input=Path("a.png"))),
+        ("reconstruct a.mp4 --tokenizer nano --out o --fps 2", cli.Reconstruct(**nano, input=Path("a.mp4"), fps=2.0)),
+        ("evaluate tokenizer --tokenizer nano --out o", cli.Evaluate(cli.Tokenizer(**nano, data="shapes", part="all"))),
+        ("train vqgan-nano --out o --weights nano", cli.Train(recipe="vqgan-nano", out=Path("o"), weights="nano")),
+    ):
+        assert cli.parse(words.split()) == command
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ("trian", "Unrecognized options: trian; Available subcommands: demo, train, evaluate, generate"),
+        ("tokenize films --tokenizer nano", "Missing from ringworld tokenize: --out DIR"),
+        ("tokenize films --tokenizer nano --out o --fit squash", "invalid choice 'squash' for argument '--fit'"),
+        ("reconstruct --tokenizer nano --out o.png", "Missing from ringworld reconstruct: INPUT"),
         ("train debug", "Missing from ringworld train: --out DIR"),
         ("train debug --out o --stepz 3", "Unrecognized options: --stepz, 3; Perhaps you meant: --steps N"),
         ("train debug --out o --steps x", "Error parsing --steps: must be a whole number, 0 or more; got 'x'"),
         ("train debug --out o --steps -1", "Error parsing --steps: must be a whole number, 0 or more; got '-1'"),
         ("train debug --out o more", "Unrecognized options: more"),
-        ("evaluate", "Missing subcommand: Expected one of {needle, multi-needle, perplexity}."),
+        ("evaluate", "Missing subcommand: Expected one of {needle, multi-needle, perplexity, tokenizer}."),
         ("evaluate needle --model m --out o --lengths 1,x", "must be a whole number, 0 or more; got 'x'"),
         (
             "generate text --model m --prompt p --temperature hot",
@@ -241,3 +264,57 @@ def test_what_a_run_cannot_do_is_one_sentence(words: tuple[str, ...], said: str,
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert list((tmp_path / "run").glob("checkpoints/*")) == []
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of frames of 32 pixels that nobody trained."""
+    path = tmp_path_factory.mktemp("tokenizers") / "small.safetensors"
+    save_tokenizer(path, SMALL, draw(SMALL))
+    return path
+
+
+def test_a_film_is_tokenized_and_reconstructed(small: Path, tmp_path: Path) -> None:
+    media, out = tmp_path / "media", tmp_path / "out"
+    write_video(media / "film.gif", World().film(0, 3).frames(48, 4), 4)
+    (media / "bad.png").write_text("no picture")
+    words = ("tokenize", str(media), "--tokenizer", str(small), "--out", str(out))
+    done = run(*words)
+    assert done.returncode == 2
+    assert "1 of 2 documents cannot be read (bad.png: " in done.stderr
+    done = run(*words, "--bad-share", "0.5")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"1 documents with 3 frames in {out}; 1 left out, see {out / 'bad.jsonl'}\n"
+    assert [len(document.spans[0].codes) for document in TokenizedDocuments(out)] == [3]
+    beside = tmp_path / "beside.gif"
+    done = run("reconstruct", str(media / "film.gif"), "--tokenizer", str(small), "--out", str(beside))
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"PSNR [\d.]+ dB .*, 12 frames; see .*\n", done.stdout)
+    assert video_info(beside).frames == 12
+
+
+def test_a_tokenizer_is_evaluated(small: Path, tmp_path: Path) -> None:
+    done = run("evaluate", "tokenizer", "--tokenizer", str(small), "--frames", "9", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"PSNR .*, 9 frames, [\d.]+% of them read rightly; see ", done.stdout)
+    assert {path.name for path in tmp_path.iterdir()} == {"tokenizer.json", "tokenizer.png"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("tokenize nowhere --tokenizer SMALL --out OUT", "there is no nowhere: name a picture"),
+        ("tokenize . --tokenizer nanno --out OUT", "there is no tokenizer nanno: give the folder"),
+        ("reconstruct nowhere.png --tokenizer SMALL --out OUT/b.png", "nowhere.png"),
+        ("evaluate tokenizer --data nowhere --tokenizer SMALL --out OUT", "there is no nowhere"),
+        ("train vqgan-nano --weights SMALL --out OUT", "vqgan-nano cannot begin with the weights of"),
+        ("train vqgan-lwm --out OUT", "vqgan-lwm trains on your own pictures and films"),
+        ("train debug --weights nano --out OUT", "debug begins with random weights"),
+    ],
+)
+def test_what_a_tokenizer_cannot_do_is_one_sentence(words: str, said: str, small: Path, tmp_path: Path) -> None:
+    done = run(*words.replace("SMALL", str(small)).replace("OUT", str(tmp_path)).split())
+    assert done.returncode == 2
+    assert done.stderr.startswith("ringworld: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

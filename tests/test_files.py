@@ -2,7 +2,7 @@
 
 import pytest
 
-from ringworld.files import write_atomically
+from ringworld.files import write_atomically, write_folder_atomically
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
@@ -20,3 +20,20 @@ def test_text_is_utf8_and_bytes_stay(tmp_path):
     write_atomically(tmp_path / "b", b"\xff")
     assert ((tmp_path / "a").read_bytes(), (tmp_path / "b").read_bytes()) == (b"\xc3\xa9", b"\xff")
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "pictures"
+    with monkeypatch.context() as patch:
+        patch.setattr("ringworld.files.os.fsync", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_folder_atomically(path, {"a": b"first"})
+    assert list(path.parent.iterdir()) == []
+    write_folder_atomically(path, {"a": b"first", "b": b""})
+    write_folder_atomically(path, {"a": b"second"})
+    assert {p.name: p.read_bytes() for p in path.iterdir()} == {"a": b"first", "b": b""}
+    assert [p.name for p in path.parent.iterdir()] == ["pictures"]
+    assert path.stat().st_mode & 0o055 == 0o055
+    (path.parent / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        write_folder_atomically(path.parent / "file", {"a": b"third"})

@@ -20,8 +20,10 @@ from ringworld.errors import UserError
 if TYPE_CHECKING:
     from ringworld.generation.model import Model
     from ringworld.mesh import MeshShape
+    from ringworld.tokens.codec import FrameTokenizer
 
-DESCRIPTION = """Train a model on ever longer contexts, ask it for needles in a haystack, let it write.
+DESCRIPTION = """Train a model on ever longer contexts, ask it for needles in a haystack, let it write; train a
+tokenizer of pictures and films, and use it.
 
 examples:
   ringworld demo                                    # all of it, small, with a report to look at
@@ -30,6 +32,9 @@ examples:
   ringworld train debug --devices 8 --mesh sequence=8 --out runs-out/ring
   ringworld evaluate needle --model runs-out/nano --lengths 512,1024 --out runs-out/needle
   ringworld generate text --model runs-out/nano --prompt "The sea was" --max-tokens 32
+  ringworld train vqgan-nano --out runs-out/eyes    # a tokenizer of frames
+  ringworld tokenize films/ --tokenizer runs-out/eyes --out runs-out/codes
+  ringworld reconstruct film.mp4 --tokenizer runs-out/eyes --out beside.mp4
 
 ringworld COMMAND --help says what a command takes; ringworld --version says which one this is."""
 
@@ -69,6 +74,8 @@ Counts = Annotated[tuple[int, ...], _words("N,N,...", _wholes, lambda values: ",
 Number = Annotated[float, _words("X", _number)]
 MaybeCount = Annotated[int | None, _words("N", _whole)]
 MaybeMesh = Annotated[str | None, _words("AXIS=N,...", str)]
+MaybeNumber = Annotated[float | None, _words("X", _number)]
+MaybeText = Annotated[str | None, _words("TEXT", str)]
 MaybePath = Annotated[Path | None, _words("PATH", Path)]
 Text = Annotated[str, _words("TEXT", str)]
 Names = Annotated[tuple[str, ...], _words("NAME,...", lambda text: tuple(text.split(",")), ",".join)]
@@ -105,15 +112,19 @@ class Devices:
 class Train:
     """Train a recipe, stage after stage, or go on where the folder stands.
 
-    Recipes: debug (seconds, no network), nano-text (the demo's), nano-text-long (on to 64K tokens), and LWM's at 7B,
-    for pods: text-32k, text-128k, text-256k, text-512k, text-1m.
+    Language models: debug (seconds, no network), nano-text (the demo's), nano-text-long (on to 64K tokens), and LWM's
+    at 7B, for pods: text-32k, text-128k, text-256k, text-512k, text-1m. Tokenizers of frames: vqgan-nano (64x64),
+    vqgan-emoji (the same with more codes) and LWM's, vqgan-lwm (256x256, for accelerators).
 
     Attributes:
         recipe: one of these.
         out: the run's folder: checkpoints, metrics, tokenizer.
         steps: stop after so many in all.
         seed: of the first weights and of the data.
-        data: train on this folder of .txt files, or this .jsonl file (debug and text-*; nano-* fetch their own prose).
+        data: for debug and text-*, a folder of .txt files or a .jsonl file (nano-* fetch their own prose). For vqgan-*,
+            pictures and films: a file, a folder, a .jsonl file, shapes (the built-in world), or one of emoji, clips and
+            pedestrians, which are fetched.
+        weights: begin with this tokenizer of frames (vqgan-* only): a run's folder, or a .safetensors file.
     """
 
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
@@ -121,6 +132,7 @@ class Train:
     steps: Annotated[MaybeCount, _default("all stages, to their ends")] = None
     seed: Count = 0
     data: Annotated[MaybePath, _default("the recipe's own")] = None
+    weights: Annotated[MaybeText, _default("random ones")] = None
     compute: Devices = field(default_factory=Devices)
 
     def __call__(self) -> None:
@@ -128,7 +140,8 @@ class Train:
         from ringworld import recipes
         from ringworld.training.loop import train
 
-        train(recipes.build(self.recipe, seed=self.seed, data=self.data), self.out, mesh=mesh, steps=self.steps)
+        recipe = recipes.build(self.recipe, seed=self.seed, data=self.data, weights=self.weights)
+        train(recipe, self.out, mesh=mesh, steps=self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,18 +257,138 @@ class Perplexity(OfModel):
         print(f"perplexity {result.perplexity:.4g}; see {self.out / 'perplexity'}.json and .png")
 
 
+@dataclass(frozen=True, kw_only=True)
+class OfTokenizer:
+    """What every command takes that uses a tokenizer of frames.
+
+    Attributes:
+        tokenizer: what `ringworld train vqgan-...` wrote, or a .safetensors file.
+    """
+
+    tokenizer: Folder
+    compute: Devices = field(default_factory=Devices)
+
+    def load(self) -> "FrameTokenizer":
+        """On the mesh asked for, or else with its frames spread over all devices."""
+        mesh = self.compute.shape()
+        from ringworld.mesh import MeshShape, build_mesh
+        from ringworld.weights.tokenizer import load_tokenizer
+
+        return load_tokenizer(self.tokenizer, build_mesh(mesh or MeshShape(data=-1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer(OfTokenizer):
+    """What a tokenizer of frames keeps of them: PSNR, SSIM and codes in use, over a set of frames.
+
+    Writes tokenizer.json and tokenizer.png, a sheet of frames beside what became of them. Of shapes it also says how
+    many decoded frames a reader that knows their rules still reads rightly.
+
+    Attributes:
+        data: shapes (the built-in world), emoji, clips, pedestrians (fetched), or pictures and films: a file, a folder
+            or a .jsonl file.
+        out: the folder for the results.
+        part: what a tokenizer that was trained on this data has not seen (heldout), what it has (train), or all.
+        frames: at most so many, spread evenly over the data.
+        fps: frames of a film a second.
+        seed: of the shapes.
+    """
+
+    data: Text = "shapes"
+    out: Folder
+    part: Literal["all", "train", "heldout"] = "all"
+    frames: Count = 1000
+    fps: Number = 2.0
+    seed: Count = 0
+
+    def __call__(self) -> None:
+        tokenizer = self.load()
+        from ringworld.data.frames import frames_of
+        from ringworld.evaluation.tokenizer import evaluate_tokenizer
+
+        source = frames_of(self.data, self.fps).build(tokenizer.config.frame_size, self.seed, self.part)
+        result = evaluate_tokenizer(tokenizer, source, self.out, frames=self.frames)
+        print(f"{result}; see {self.out / 'tokenizer'}.json and .png")
+
+
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained model: needles in a haystack, perplexity."""
+    """Measure a trained model: needles in a haystack, perplexity; or a tokenizer of frames."""
 
     what: (
         Annotated[Needle, subcommand("needle")]
         | Annotated[MultiNeedle, subcommand("multi-needle")]
         | Annotated[Perplexity, subcommand("perplexity")]
+        | Annotated[Tokenizer, subcommand("tokenizer")]
     )
 
     def __call__(self) -> None:
         self.what()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenize(OfTokenizer):
+    """Turn pictures and films into codes: shards of documents to train on.
+
+    What cannot be read is listed in bad.jsonl and left out. Started again, a job goes on at its first missing shard.
+
+    Attributes:
+        input: a picture, a film, a .jsonl file of documents, or a folder with any of these in it.
+        out: the folder for the shards.
+        fps: frames of a film a second, where a document does not say its own; 0: all of them.
+        fit: what happens to a frame that is no square: crop cuts off what stands over, pad shows all of it on black.
+        bad_share: of documents, so many may be left out before the job stops, from 0 to 1.
+        workers: files that are read at a time.
+    """
+
+    input: Annotated[Positional[Path], arg(metavar="INPUT")]
+    out: Folder
+    fps: Number = 1.0
+    fit: Literal["crop", "pad"] = "crop"
+    bad_share: Number = 0.01
+    workers: Annotated[MaybeCount, _default("one more than there are cores")] = None
+
+    def __call__(self) -> None:
+        tokenizer = self.load()
+        from ringworld.data.tokenize import BAD, tokenize
+        from ringworld.progress import counted
+        from ringworld.weights.tokenizer import fingerprint
+
+        with counted("documents") as told:
+            summary = tokenize(
+                self.input,
+                tokenizer,
+                self.out,
+                fingerprint=fingerprint(tokenizer),
+                fps=self.fps or None,
+                fit=self.fit,
+                bad_share=self.bad_share,
+                workers=self.workers,
+                progress=lambda done, of, frames: told(done, of, f"{frames} frames"),
+            )
+        bad = f"; {len(summary.bad)} left out, see {self.out / BAD}" if summary.bad else ""
+        print(f"{summary.documents} documents with {summary.frames} frames in {self.out}{bad}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruct(OfTokenizer):
+    """Write a picture or a film as it is after encode and decode, on the right of how it was; say how like they are.
+
+    Attributes:
+        input: a picture or a film; its middle square is taken.
+        out: .png, .webp or .jpg for a picture, .gif or .mp4 for a film.
+        fps: frames of a film a second.
+    """
+
+    input: Annotated[Positional[Path], arg(metavar="INPUT")]
+    out: Annotated[Path, _words("FILE", Path)]
+    fps: Annotated[MaybeNumber, _default("as many as it has")] = None
+
+    def __call__(self) -> None:
+        tokenizer = self.load()
+        from ringworld.evaluation.tokenizer import reconstruct
+
+        print(f"{reconstruct(tokenizer, self.input, self.out, fps=self.fps)}; see {self.out}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,6 +453,8 @@ Command = (
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Generate, subcommand("generate")]
+    | Annotated[Tokenize, subcommand("tokenize")]
+    | Annotated[Reconstruct, subcommand("reconstruct")]
 )
 
 

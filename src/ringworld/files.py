@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,3 +37,26 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_folder_atomically(path: Path, files: Mapping[str, bytes]) -> None:
+    """Writes a folder of these files under another name and renames it. One that is there already, by another process
+    that was faster, stays.
+
+    Raises:
+        OSError: as `replacing`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        folder = Path(temporary) / path.name  # not the temporary one itself, which is for its owner alone
+        folder.mkdir()
+        for name, content in files.items():
+            with (folder / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        try:
+            folder.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise

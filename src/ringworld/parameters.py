@@ -27,7 +27,7 @@ class Parameter:
     shape: tuple[int, ...]
     axes: LogicalAxes
     deviation: float | None
-    inputs: int = 0  # how many axes, after that of the layers, a product contracts; 0: not a matrix
+    inputs: tuple[int, ...] = ()  # the axes, side by side, that a product contracts with what it takes; (): no matrix
     common: bool = False
 
 

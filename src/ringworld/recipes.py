@@ -6,9 +6,11 @@ result to `training.loop.train`.
 
 import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ringworld.data.frames import FrameSourceConfig, frames_of
 from ringworld.data.needles import Form
 from ringworld.data.sources import (
     CorpusConfig,
@@ -21,10 +23,13 @@ from ringworld.data.sources import (
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape
 from ringworld.model.config import ModelConfig
+from ringworld.tokens.quantizers import QuantizerConfig
+from ringworld.tokens.vqgan import LWM_VQGAN, VqganConfig
 from ringworld.training.curriculum import Criterion, Recipe
 from ringworld.training.language import LanguageRecipe, LanguageStage
 from ringworld.training.optimizer import OptimizerConfig
 from ringworld.training.step import Precision
+from ringworld.training.vqgan import VqganLoss, VqganRecipe, VqganStage
 
 # LLaMA-2 7B, which LWM starts from.
 LLAMA_7B = ModelConfig(vocabulary_size=32000, dim=4096, ffn=11008, layers=32, heads=32, kv_heads=32, head_dim=128)
@@ -62,6 +67,23 @@ NANO_VARIETY = {
     256: ((6, 2, 14, 0.2), (24, 9, 2, 0.2)),
 }
 NANO_PROSE_WEIGHT = 0.02  # at 0.1 the noise of prose, which a small model cannot predict, hides what questions teach
+
+# 16 codes of a frame of 64x64. The encoder sees each code's own patch alone (kernel 1, norms by place), so that what is
+# coded does not depend on what else is in the frame; the decoder sees all codes.
+VQGAN_NANO = VqganConfig(
+    frame_size=64,
+    channels=(192,),
+    latent=32,
+    quantizer=QuantizerConfig("ema", codes=2048, dim=8, restart_after=100),
+    patch=16,
+    encoder_blocks=2,
+    decoder_blocks=1,
+    middle_blocks=0,
+    kernel=1,
+    norm="position",
+    resample="patch",
+)
+VQGAN_FPS = 2.0  # of films to train on, so many frames a second can be drawn
 
 
 def debug(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
@@ -208,8 +230,8 @@ def nano_text_long(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
         stages=(
             *_nano_stages(short),
             _nano_stage(16384, 2, 50, 1.5e-3, long),
-            _nano_stage(32768, 2, 48, 1.5e-3, long),
-            _nano_stage(65536, 1, 150, 1.5e-3, long),
+            _nano_stage(32768, 2, 48, 1e-3, long),
+            _nano_stage(65536, 1, 24, 1e-3, long),
         ),
         seed=seed,
         precision=NANO_PRECISION,
@@ -261,6 +283,72 @@ def _lwm_text(last: str) -> Callable[[int, Path | None], LanguageRecipe]:
     return recipe
 
 
+def vqgan_nano(seed: int = 0, data: Path | None = None) -> VqganRecipe:
+    """The tokenizer of small frames, by default for the shapes world; what came of it: docs/results.md."""
+    return _vqgan_nano("vqgan-nano", "16 codes of a 64x64 frame", VQGAN_NANO, _frames(data, "shapes"), seed)
+
+
+def vqgan_emoji(seed: int = 0, data: Path | None = None) -> VqganRecipe:
+    """The same with 64 codes, by default for pictures of emoji, which have more to them than shapes."""
+    model = replace(VQGAN_NANO, patch=8)
+    return _vqgan_nano("vqgan-emoji", "64 codes of a 64x64 frame", model, _frames(data, "emoji"), seed)
+
+
+def _vqgan_nano(name: str, summary: str, model: VqganConfig, frames: FrameSourceConfig, seed: int) -> VqganRecipe:
+    stage = VqganStage(
+        name="train",
+        batch_size=64,
+        steps=6000,
+        learning_rate=3e-3,
+        warmup_steps=100,
+        schedule="cosine",
+        sources=((frames, 1.0),),
+    )
+    return VqganRecipe(
+        name=name,
+        summary=summary,
+        model=model,
+        # With AdamW alone the same loss took three times the steps.
+        optimizer=OptimizerConfig(kind="muon", weight_decay=1e-4, muon_rate=6.0),
+        stages=(stage,),
+        seed=seed,
+        mesh=MeshShape(data=-1),
+    )
+
+
+def vqgan_lwm(seed: int = 0, data: Path | None = None) -> VqganRecipe:
+    """LWM's tokenizer, to the layer. Its training was not published: loss, rates and lengths are those of Esser et al.
+    (arXiv 2012.09841) where they say them."""
+    if data is None:
+        raise UserError(
+            "vqgan-lwm trains on your own pictures and films: name a folder, a film or a .jsonl of them with --data"
+        )
+    stage = VqganStage(
+        name="train",
+        batch_size=256,
+        steps=250_000,
+        learning_rate=1e-4,
+        warmup_steps=5000,
+        schedule="cosine",
+        sources=((_frames(data, ""), 1.0),),
+    )
+    return VqganRecipe(
+        name="vqgan-lwm",
+        summary="LWM's tokenizer: 256 codes of a 256x256 frame; for accelerators",
+        model=LWM_VQGAN,
+        optimizer=OptimizerConfig(kind="adamw", weight_decay=1e-4),
+        stages=(stage,),
+        loss=VqganLoss(adversarial=0.1, adversarial_start=50_000),
+        seed=seed,
+        mesh=MeshShape(data=-1),
+        checkpoint_seconds=1800.0,
+    )
+
+
+def _frames(data: Path | None, default: str) -> FrameSourceConfig:
+    return frames_of(default if data is None else str(data), VQGAN_FPS)
+
+
 def _texts(data: Path) -> SourceConfig:
     """A .jsonl of documents, or a folder of *.txt."""
     return JsonlConfig(str(data)) if data.suffix == ".jsonl" else TextFolderConfig(str(data))
@@ -278,13 +366,25 @@ RECIPES: Mapping[str, Callable[[int, Path | None], Recipe]] = {
     "debug": debug,
     "nano-text": nano_text,
     "nano-text-long": nano_text_long,
+    "vqgan-nano": vqgan_nano,
+    "vqgan-emoji": vqgan_emoji,
+    "vqgan-lwm": vqgan_lwm,
 } | {f"text-{length}": _lwm_text(length) for length in LWM_TEXT}
 
 
-def build(name: str, *, seed: int = 0, data: Path | None = None) -> Recipe:
-    """The recipe of a name. Raises UserError for an unknown one, naming the nearest."""
+def build(name: str, *, seed: int = 0, data: Path | None = None, weights: str | None = None) -> Recipe:
+    """The recipe of a name, to begin with random weights or, if it is a tokenizer's, with those of another tokenizer.
+
+    Raises:
+        UserError: an unknown name, with the nearest; data or weights that the recipe does not take, or needs.
+    """
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.3)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(f"there is no recipe {name!r}: {hint}The recipes are {', '.join(RECIPES)}")
-    return RECIPES[name](seed, data)
+    recipe = RECIPES[name](seed, data)
+    if weights is None:
+        return recipe
+    if not isinstance(recipe, VqganRecipe):
+        raise UserError(f"{name} begins with random weights and does not take --weights {weights}: leave it out")
+    return replace(recipe, weights=weights)

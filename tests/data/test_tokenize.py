@@ -76,14 +76,16 @@ def test_records_come_back():
 
 
 def test_a_folder_becomes_documents(media, tmp_path, tokenizer):
-    done: list[tuple[int, int]] = []
+    done: list[tuple[int, int, int]] = []
     out = tmp_path / "out"
     summary = tokenize(media, tokenizer, out, fingerprint="x", fps=1.0, progress=lambda *n: done.append(n))
     documents = list(TokenizedDocuments(out))
     assert [document.source for document in documents] == [
         "film.gif", "more.jsonl:1", "more.jsonl:2", *(f"picture-{n}.png" for n in range(5)),
     ]  # fmt: skip
-    assert (summary.documents, summary.frames, summary.bad, done[-1]) == (8, 3 + 2 + 6 + 5, (), (8, 8))
+    assert (summary.documents, summary.frames, summary.bad) == (8, 3 + 2 + 6 + 5, ())
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == ((0, 8, 1), (8, 8, 16))
     film, two, clip = documents[0].spans[0], documents[1].spans, documents[2].spans
     np.testing.assert_array_equal(film.codes, tokenizer.encode(np.stack([noise(n) for n in (100, 104, 108)])))
     assert film.fps == 1.0
@@ -143,6 +145,13 @@ def test_bad_files_are_listed_and_stop_the_job_beyond_a_share(media, tmp_path, t
     listed = [json.loads(line) for line in (out / "bad.jsonl").read_text().splitlines()]
     assert [line["source"] for line in listed] == ["film.gif", "more.jsonl:2", "picture-2.png"]
     assert "picture-2.png" in listed[2]["reason"]
+
+
+def test_what_is_impossible_is_said_at_once(media, tmp_path, tokenizer):
+    for asked, says in [({"fps": -1.0}, "fps must be 0.001 to 1000"), ({"bad_share": 2.0}, "bad_share must be 0 to 1")]:
+        with pytest.raises(UserError, match=says):
+            tokenize(media, tokenizer, tmp_path / "out", fingerprint="x", **asked)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_long_film_is_not_held(media, tmp_path, tokenizer, monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from ringworld.data.frames import ShapesConfig
 from ringworld.errors import UserError
 from ringworld.evaluation.tokenizer import TokenizerResult, beside, evaluate_tokenizer, psnr, reconstruct, sheet, ssim
 from ringworld.mesh import MeshShape, build_mesh, named_sharding
@@ -64,10 +65,10 @@ def tokenizer():
 
 def test_an_evaluation_writes_its_numbers_and_a_sheet(tokenizer, tmp_path):
     some = frames(35)
-    result = evaluate_tokenizer(tokenizer, iter(some), tmp_path, name="noise")
+    result = evaluate_tokenizer(tokenizer, some, tmp_path, name="noise")
     codes = tokenizer.encode(some)
     decoded = tokenizer.decode(codes)
-    assert result == TokenizerResult.read(json.loads((tmp_path / "noise.json").read_text()))
+    assert result == TokenizerResult.load(json.loads((tmp_path / "noise.json").read_text()))
     assert result.frames == 35
     assert result.psnr == pytest.approx(psnr(some, decoded).mean())
     assert result.worst_psnr == pytest.approx(psnr(some, decoded).min())
@@ -76,8 +77,37 @@ def test_an_evaluation_writes_its_numbers_and_a_sheet(tokenizer, tmp_path):
     picture = np.asarray(Image.open(tmp_path / "noise.png"))
     assert picture.shape == (4 * (128 + 6), 8 * (256 + 6), 3)
     np.testing.assert_array_equal(picture[:128, :256], beside(some[0], decoded[0]))
+    assert "read_rightly" in (tmp_path / "noise.json").read_text()
+    assert result.read_rightly is None
     with pytest.raises(ValueError, match="no frames"):
         evaluate_tokenizer(tokenizer, [], tmp_path)
+
+
+def test_an_evaluation_of_many_frames_takes_some_from_all_over(tokenizer, tmp_path):
+    some = frames(35)
+    result = evaluate_tokenizer(tokenizer, some, tmp_path, frames=5)
+    assert result.frames == 5
+    assert result.psnr == pytest.approx(psnr(some[:35:7], tokenizer.decode(tokenizer.encode(some[:35:7]))).mean())
+
+
+def test_frames_of_the_shapes_world_are_read(tokenizer, tmp_path, monkeypatch):
+    """By a tokenizer that loses nothing, and by one that turns the first two frames of a batch into their negatives."""
+    kept: list[np.ndarray] = []
+    spoilt = 0
+
+    def encode(self: FrameTokenizer, frames: np.ndarray) -> np.ndarray:
+        kept[:] = [np.concatenate([255 - frames[:spoilt], frames[spoilt:]])]
+        return np.zeros((len(frames), 1, 1), np.int32)
+
+    monkeypatch.setattr(FrameTokenizer, "encode", encode)
+    monkeypatch.setattr(FrameTokenizer, "decode", lambda self, codes: kept[0])
+    shapes = ShapesConfig(least=1).build(64, 0, "all")
+    result = evaluate_tokenizer(tokenizer, shapes, tmp_path, frames=16)
+    assert (result.frames, result.psnr, result.read_rightly) == (16, 100.0, 1.0)
+    spoilt = 2
+    result = evaluate_tokenizer(tokenizer, shapes, tmp_path, frames=16)
+    assert result.read_rightly == 12 / 16
+    assert "75.0% of them read rightly" in str(result)
 
 
 def test_a_picture_is_written_beside_what_became_of_it(tokenizer, tmp_path):

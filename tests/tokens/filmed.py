@@ -1,5 +1,6 @@
 """Films to test with, whose every frame can be told from its pixels."""
 
+import io
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
@@ -9,6 +10,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
+from PIL import Image
 
 
 def grey(index: int, height: int = 16, width: int = 16) -> np.ndarray:
@@ -56,6 +58,24 @@ def filmed(
                 container.mux(stream.encode(picture))
             container.mux(stream.encode())
         return path.read_bytes()
+
+
+def photographed(photographs: Sequence[bytes]) -> bytes:
+    """An AVI file of JPEG files, ten a second, as some cameras write them."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="avi") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        assert isinstance(stream, VideoStream)
+        with Image.open(io.BytesIO(photographs[0])) as image:
+            stream.width, stream.height = image.size
+        stream.pix_fmt = "yuvj420p"
+        container.start_encoding()
+        for number, photograph in enumerate(photographs):
+            packet = av.Packet(photograph)
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 10), True
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    return file.getvalue()
 
 
 def saved(path: Path, content: bytes) -> Path:

@@ -1,4 +1,7 @@
+import gc
 import io
+import struct
+from contextlib import suppress
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +16,8 @@ from ringworld.errors import UserError
 from ringworld.tokens import films
 from ringworld.tokens.films import Moment, moments
 from ringworld.tokens.images import framed
-from tokens.filmed import filmed, grey, indices, saved
+from ringworld.tokens.video import read_video
+from tokens.filmed import filmed, grey, indices, photographed, saved
 
 H264 = {"kind": "mp4", "codec": "libx264", "layout": "yuv420p", "options": {"qp": "0"}}
 # A picture whose eight orientations differ.
@@ -60,7 +64,8 @@ def test_every_container_tells_when_frames_are_shown(tmp_path: Path, film: dict,
 )
 def test_older_containers(tmp_path: Path, kind: str, codec: str, options: dict) -> None:
     film = {"kind": kind, "codec": codec, "layout": "yuv420p", "options": options, "base": Fraction(1, 25), "rate": 25}
-    path = saved(tmp_path / "film", filmed([grey(4 * i) for i in range(12)], range(12), **film))
+    # Some libraries would take it for what its name says.
+    path = saved(tmp_path / "film.jpg", filmed([grey(4 * i) for i in range(12)], range(12), **film))
     assert times(path) == pytest.approx([i / 25 for i in range(12)], abs=0.001)
     assert indices(frames(path)) == pytest.approx([4 * i for i in range(12)], abs=1)
 
@@ -144,6 +149,32 @@ def test_a_rotation_turns_counterclockwise(tmp_path: Path, degrees: int) -> None
     expected = np.rot90(CORNERS, degrees // 90)
     assert frame.shape == expected.shape
     assert np.abs(frame.astype(int) - expected).max() <= 2
+
+
+def test_photographs_say_how_the_camera_was_held(tmp_path: Path) -> None:
+    """PyAV has no name for what else is said in them."""
+    exif = Image.Exif()
+    exif[274], exif[271] = 6, "a camera"
+    stream = io.BytesIO()
+    Image.fromarray(CORNERS).save(stream, "JPEG", quality=95, exif=exif)
+    for frame in frames(saved(tmp_path / "film", photographed([stream.getvalue()] * 3))):
+        assert frame.shape == (48, 32, 3)
+        assert np.abs(frame.astype(int) - np.rot90(CORNERS, -1)).max() <= 8
+
+
+def test_frames_are_not_kept(tmp_path: Path) -> None:
+    film = filmed([grey(i) for i in range(20)], range(0, 2000, 100), **H264)
+    for content in (film, film[:-1000], animated("GIF", [100] * 5)[:-9]):
+        path = saved(tmp_path / "film", content)
+        gc.collect()
+        gc.disable()
+        try:
+            with suppress(UserError):
+                list(read_video(path, None))
+            kept = [each for each in gc.get_objects() if isinstance(each, av.VideoFrame | Image.Image)]
+        finally:
+            gc.enable()
+        assert all(frame.width == 1 for frame in kept)
 
 
 def stretched(numerator: int, denominator: int, degrees: int = 0) -> dict:
@@ -254,9 +285,9 @@ def test_an_index_that_leads_too_far_is_not_followed(late: Path, monkeypatch: py
         assert [moment.time for moment in found] == [moment.time for moment in whole[-len(found) :]]
 
 
-def animated(kind: str, durations: list[float], **options: object) -> bytes:
+def animated(kind: str, durations: list[float], height: int = 16, width: int = 16, **options: object) -> bytes:
     stream = io.BytesIO()
-    first, *others = [Image.fromarray(grey(i)) for i in range(len(durations))]
+    first, *others = [Image.fromarray(grey(i, height, width)) for i in range(len(durations))]
     first.save(stream, kind, save_all=True, append_images=others, duration=durations, **options)
     return stream.getvalue()
 
@@ -478,6 +509,50 @@ def test_sound_alone_is_no_film(tmp_path: Path, cover: bool) -> None:
     with av.open(path) as container:
         assert ", ".join(sorted(stream.type for stream in container.streams)) == streams
     assert shown(path)[1] == f"{path} has no film in it (streams: {streams}); name a file with a film"
+
+
+def test_a_film_too_large_to_be_safe_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    for content in (
+        filmed([grey(1, 40, 60)] * 2, [0, 100], **H264),
+        filmed([CORNERS] * 2, [0, 100], **stretched(2, 1)),
+        animated("GIF", [100, 100], 40, 60),
+    ):
+        seen, error = shown(saved(tmp_path / "film", content))
+        assert seen == 0
+        assert "has more than the 2,000 pixels that are safe to decode; make it smaller" in error
+    assert len(read(saved(tmp_path / "film", filmed([CORNERS] * 2, [0, 100], **H264)))) == 2
+    assert len(read(saved(tmp_path / "film", animated("GIF", [100, 100], 32, 48)))) == 2
+
+
+def test_a_frame_that_stays_for_more_than_a_day_is_damage(tmp_path: Path) -> None:
+    day = 24 * 60 * 60 * 1000
+    stamps = [0, 100, 100 + day, 101 + 2 * day]
+    seen, error = shown(saved(tmp_path / "film", filmed([grey(i) for i in range(4)], stamps)))
+    assert seen == 3
+    assert "is damaged: after 86400.10 s, a frame stays for more than a day; fetch or make it anew" in error
+    content = filmed([grey(1)] * 3, range(3), base=Fraction(1, 10), kind="avi")
+    seconds = content.replace(struct.pack("<2I", 1, 10), struct.pack("<2I", 2**31, 1), 1)
+    assert seconds != content
+    seen, error = shown(saved(tmp_path / "film", seconds))
+    assert (seen, "after 0.00 s, a frame stays for more than a day" in error) == (0, True)
+
+
+def test_an_unknown_coding_of_colours_is_named(tmp_path: Path) -> None:
+    def prepare(stream: av.VideoStream) -> None:
+        stream.codec_context.colorspace = 14  # ICtCp
+
+    content = filmed([grey(1)] * 3, [0, 100, 200], **H264 | {"prepare": prepare})
+    _, error = shown(saved(tmp_path / "film", content))
+    assert "is coded in a way that is not known here; convert it to H.264" in error
+
+
+def test_a_place_before_the_beginning_is_no_error_of_pythons(tmp_path: Path) -> None:
+    with saved(tmp_path / "film", b"film").open("rb") as file:
+        nameless = films._Nameless(file)
+        assert nameless.seek(1) == 1
+        assert nameless.seek(-1) < 0
+        assert nameless.read(2) == b"il"
 
 
 def test_an_unknown_coding_is_named(tmp_path: Path) -> None:

@@ -110,6 +110,16 @@ def test_transparency_is_on_white(tmp_path: Path) -> None:
             assert (frame[:4] == 255).all()
 
 
+def test_transparency_and_depth_of_a_tall_picture(tmp_path: Path) -> None:
+    """It is not dealt with as a whole."""
+    colours = RNG.integers(0, 256, (600, 5, 4), np.uint8)
+    frame = read_image(saved(tmp_path, colours))
+    assert np.abs(frame - on_white(colours[..., :3], colours[..., 3])).max() <= 1
+    deep = RNG.integers(0, 65536, (600, 5), np.uint16)
+    frame = read_image(saved(tmp_path, deep))
+    np.testing.assert_array_equal(frame, np.stack([np.rint(deep / 257)] * 3, -1))
+
+
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_a_transparent_entry_of_a_palette_is_white(tmp_path: Path, kind: str) -> None:
     indices = RNG.integers(0, 4, (20, 30), np.uint8)
@@ -259,6 +269,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes, message: st
     with pytest.raises(UserError, match=message) as error:
         read_image(path)
     assert str(error.value).startswith(str(path))
+    assert str(error.value).count(str(path)) == 1
 
 
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
@@ -305,6 +316,10 @@ def test_a_picture_too_large_to_be_safe_is_refused(
     with pytest.raises(UserError, match="has more than the 100 pixels that are safe to decode; make it smaller"):
         read_image(path)
     assert read_image(saved(tmp_path, np.zeros((10, 10, 3), np.uint8))).shape == (10, 10, 3)
+    # A WebP takes twice the memory.
+    with pytest.raises(UserError, match="has more than the 50 pixels that are safe to decode"):
+        read_image(saved(tmp_path, np.zeros((10, 6, 3), np.uint8), "WEBP"))
+    assert read_image(saved(tmp_path, np.zeros((10, 5, 3), np.uint8), "WEBP")).shape == (10, 5, 3)
 
 
 @pytest.mark.parametrize(

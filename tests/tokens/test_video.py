@@ -1,5 +1,6 @@
 import gc
 import io
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice, pairwise
@@ -245,6 +246,14 @@ def test_what_a_file_says_of_its_film(tmp_path: Path, files: Files) -> None:
     turned = H264 | {"prepare": lambda stream: stream.set_display_rotation(90)}
     assert video_info(saved(path, filmed(shades, range(0, 2000, 100), **turned))) == VideoInfo(48, 32, 2.0, 10.0, 20)
     assert files.decoded == 3
+
+
+def test_what_cannot_be_is_not_said(tmp_path: Path) -> None:
+    content = filmed([grey(i) for i in range(20)], range(0, 2000, 100))
+    lasting = content.index(b"\x44\x89\x88") + 3
+    for milliseconds in (1e12, -1e3):
+        damaged = content[:lasting] + struct.pack(">d", milliseconds) + content[lasting + 8 :]
+        assert video_info(saved(tmp_path / "film", damaged)) == VideoInfo(16, 16, None, 10.0, None)
 
 
 BAD = [

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ringworld.data.frames import ShapesConfig
+from ringworld.errors import UserError
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.tokens.quantizers import QuantizerConfig
 from ringworld.tokens.vqgan import VqganConfig
@@ -159,6 +160,22 @@ def test_a_codebook_begins_at_the_first_batch(tmp_path):
     # Nothing was learned, yet codes lie where frames are: more than one is used at once.
     frames = np.stack([ShapesConfig().build(16, 1)[i] for i in range(32)])
     assert len(np.unique(tokenizer.encode(frames))) >= 4
+
+
+def test_a_run_may_begin_with_the_weights_of_another(whole, tmp_path):
+    given = load_tokenizer(whole, build_mesh(RECIPE.mesh))
+    recipe = replace(RECIPE, weights=str(whole))
+    state = VqganLearner(recipe).init(jax.random.key(0), build_mesh(RECIPE.mesh))
+    for weights in (state.weights, state.trained.generator):
+        jax.tree.map(np.testing.assert_array_equal, weights, given.weights)
+    still = replace(STAGE, learning_rate=0.0, warmup_steps=0, steps=1)
+    run = train(replace(recipe, stages=(still,), model=MODEL), tmp_path / "run", **QUIET)
+    codebook = final(run, recipe).trained.generator.codebook
+    moved = np.abs(codebook - given.weights.codebook).max(-1)
+    assert 0 < np.median(moved) < 0.05 * np.abs(given.weights.codebook).max()  # by averages, not drawn anew
+    other = replace(recipe, model=replace(MODEL, latent=16))
+    with pytest.raises(UserError, match=r"tiny-vqgan cannot begin with .*of another shape: latent: 8 before, 16 now"):
+        train(other, tmp_path / "other", **QUIET)
 
 
 def test_the_discriminator_learns_and_moves_the_generator_once_it_begins(tmp_path):

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape, build_mesh
-from ringworld.weights.tokenizer import load_tokenizer, save_tokenizer
+from ringworld.weights.tokenizer import fingerprint, load_tokenizer, save_tokenizer
 from tokens.small_vqgan import SMALL, draw
 
 ONE = MeshShape()
@@ -32,6 +32,14 @@ def test_a_file_comes_back(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     spread = load_tokenizer(saved(tmp_path), build_mesh(MeshShape(data=4, tensor=2)))
     np.testing.assert_array_equal(ours.encode(frames), spread.encode(frames))
+
+
+def test_a_fingerprint_tells_tokenizers_apart(tmp_path):
+    one = load_tokenizer(saved(tmp_path), mesh())
+    again = load_tokenizer(tmp_path / "small.safetensors", build_mesh(MeshShape(data=4, tensor=2)))
+    save_tokenizer(tmp_path / "other.safetensors", SMALL, draw(SMALL, seed=1))
+    other = load_tokenizer(tmp_path / "other.safetensors", mesh())
+    assert fingerprint(one) == fingerprint(again) != fingerprint(other)
 
 
 def test_half_the_bytes_change_few_codes(tmp_path):

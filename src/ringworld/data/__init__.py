@@ -1,1 +1,1 @@
-"""From documents to packed rows: sources, mixing, packing, lanes, corpora, needles."""
+"""From documents to packed rows: sources, mixing, packing, lanes, corpora, galleries, needles."""

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import jax
 import numpy as np
@@ -21,19 +21,20 @@ from jaxtyping import UInt8
 
 from ringworld.data.corpora import HELDOUT_SHARE, held_out
 from ringworld.data.documents import ENDLESS, RandomAccess
+from ringworld.data.galleries import GALLERIES, gallery
 from ringworld.data.media import media_files
 from ringworld.errors import UserError
 from ringworld.mesh import named_sharding
 from ringworld.tokens.images import Fit, read_image
 from ringworld.tokens.video import read_video, video_info
-from ringworld.worlds.film import Part, World
+from ringworld.worlds.film import Part as WorldPart
+from ringworld.worlds.film import Scene, World
 
 Frame = UInt8[np.ndarray, "H W 3"]
-
-
 FrameSource = RandomAccess[Frame]
+Part = Literal["train", "heldout", "all"]
 _KEPT_BYTES = 2**31  # of frames that were read and are kept in memory
-_PART = {"train": "trained on", "heldout": "held out"}
+_PART = {"train": "trained on", "heldout": "held out", "all": "used"}
 
 _log = logging.getLogger(__name__)
 
@@ -45,44 +46,67 @@ class ShapesConfig:
     least: int = 0
     most: int = 3
 
-    def build(self, frame_size: int, seed: int, part: Part = "train") -> FrameSource:
-        return _Shapes(World(seed, part, self.least, self.most), frame_size)
+    def build(self, frame_size: int, seed: int, part: Part = "train") -> "Shapes":
+        parts: tuple[WorldPart, ...] = ("train", "heldout") if part == "all" else (part,)
+        return Shapes(tuple(World(seed, one, self.least, self.most) for one in parts), frame_size)
 
 
 @dataclass(frozen=True)
-class _Shapes:
-    world: World
+class Shapes:
+    """Pictures of some worlds in turn, as frames."""
+
+    worlds: tuple[World, ...]
     size: int
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __getitem__(self, index: int) -> Frame:
-        return self.world.picture(index).frame(0, self.size)
+        return self.scene(index).frame(0, self.size)
+
+    def scene(self, index: int) -> Scene:
+        """What there is in the frame of a number."""
+        number, world = divmod(index, len(self.worlds))
+        return self.worlds[world].picture(number)
 
 
 @dataclass(frozen=True)
 class MediaConfig:
-    """Frames of pictures and films: those of a file, of a folder and all below it, or of a .jsonl of raw documents.
+    """Frames of pictures and films: those of a file, of a folder and all below it, of a .jsonl of raw documents, or of
+    a gallery.
 
     About a fifth is held out: of pictures some, by their names, and of every film the end. What cannot be read is left
     out, with a word in the log, or ends in an error when it is more than `bad_share` of the files.
 
     Attributes:
+        path: or, where there is no such path, the name of one of `data.galleries.GALLERIES`.
         fps: of a film, so many frames a second can be drawn.
         fit: "crop" or "pad", as in `tokens.images.read_image`.
         group: a regular expression; pictures in whose paths it finds the same text stay together when some are held
-            out. By default every path is a group of its own.
+            out. By default a gallery has its own, and elsewhere every path is a group by itself.
     """
 
     path: str
     fps: float = 2.0
     fit: Fit = "crop"
-    group: str = ".*"
+    group: str | None = None
     bad_share: float = 0.01
 
     def build(self, frame_size: int, seed: int, part: Part = "train") -> FrameSource:
         return _Media(self, frame_size, part)
+
+
+def _located(config: MediaConfig) -> tuple[Path, str]:
+    """Where the files are, and the expression for their groups."""
+    path, group = Path(config.path), ".*"
+    if not path.exists():
+        if config.path not in GALLERIES:
+            raise UserError(
+                f"there is no {path}: name a picture, a film, a .jsonl file, a folder with any of them in it, or one "
+                f"of the galleries {', '.join(GALLERIES)}"
+            )
+        path, group = gallery(config.path), GALLERIES[config.path].group
+    return path, group if config.group is None else config.group
 
 
 class _Media:
@@ -118,10 +142,11 @@ class _Media:
     def _pictures_and_films(self, part: Part) -> Iterator[tuple[Path, int | None]]:
         """Every frame: its file and, in a film, its number at `fps`."""
         config = self._config
+        place, group = _located(config)
         stills: list[Path] = []
         films: list[tuple[Path, int]] = []
         bad: list[str] = []
-        files = media_files(Path(config.path))
+        files = media_files(place)
         for path in files:
             try:
                 info = video_info(path)
@@ -140,19 +165,24 @@ class _Media:
             _log.warning("left out: %s", reason)
         for path, count in films:
             first = count - int(HELDOUT_SHARE * count)
-            numbers = range(first) if part == "train" else range(first, count)
+            numbers = {"train": range(first), "heldout": range(first, count), "all": range(count)}[part]
             yield from ((path, number) for number in numbers)
         groups: dict[str, list[Path]] = {}
         for path in stills:
-            found = re.search(config.group, path.as_posix())
+            found = re.search(group, path.as_posix())
             groups.setdefault(found[0] if found else path.as_posix(), []).append(path)
         out = held_out(list(groups), [len(paths) for paths in groups.values()])
         for paths, heldout in zip(groups.values(), out, strict=True):
-            if heldout == (part == "heldout"):
+            if part == "all" or heldout == (part == "heldout"):
                 yield from ((path, None) for path in paths)
 
 
 FrameSourceConfig = ShapesConfig | MediaConfig
+
+
+def frames_of(data: str, fps: float) -> FrameSourceConfig:
+    """What people name: "shapes", or what `MediaConfig.path` takes; `fps` of films."""
+    return ShapesConfig(least=1) if data == "shapes" else MediaConfig(data, fps)
 
 
 class FrameLoader(Iterator[UInt8[np.ndarray, "B H W 3"]]):

@@ -26,7 +26,7 @@ from ringworld.errors import UserError
 from ringworld.files import write_atomically
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.images import Fit, is_picture, open_media, read_image
-from ringworld.tokens.video import read_video, video_info
+from ringworld.tokens.video import exact_fps, read_video, video_info
 
 JOB = "tokenize.json"
 BAD = "bad.jsonl"
@@ -55,7 +55,7 @@ def tokenize(
     fit: Fit = "crop",
     bad_share: float = 0.01,
     workers: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Callable[[int, int, int], None] = lambda done, of, frames: None,
 ) -> Summary:
     """Tokenises an input into shards in `out`, or goes on with the job that is there.
 
@@ -64,31 +64,43 @@ def tokenize(
         fps: of films that do not say their own; None: all their frames.
         bad_share: documents that may be left out, since something in them cannot be read, before the job stops.
         workers: files read at a time; by default one more than there are cores.
-        progress: told of documents done, and of all.
+        progress: told of documents done, of all, and of frames done, as often as they go on.
 
     Returns:
         What the shards hold. `bad.jsonl` lists what was left out.
 
     Raises:
-        UserError: nothing to tokenise, another job's folder, too much that is bad, or the disk is full.
+        UserError: nothing to tokenise, an impossible rate or share, another job's folder, too much that is bad, or the
+        disk is full.
     """
+    if not 0 <= bad_share <= 1:
+        raise UserError(f"bad_share must be 0 to 1, a share of the documents; got {bad_share}")
+    if fps is not None:
+        exact_fps(fps)
     documents = raw_documents(path, fps)
+    total = len(documents)
     job = {
         "tokenizer": fingerprint,
         "fps": fps,
         "fit": fit,
-        "documents": len(documents),
+        "documents": total,
         "input": hashlib.sha256(repr(documents).encode()).hexdigest(),
     }
     _open_job(out, job)
     bad: list[tuple[str, str]] = []
     frames = 0
-    for first in range(0, len(documents), _SHARD):
+    for first in range(0, total, _SHARD):
         some = documents[first : first + _SHARD]
         shard = out / f"documents-{first // _SHARD:05}{SUFFIX}"
         report = shard.with_suffix(".json")
         if not (shard.exists() and report.exists()):
-            made, wrong = _shard(some, tokenizer, fit, workers or (os.cpu_count() or 1) + 1)
+            made, wrong = _shard(
+                some,
+                tokenizer,
+                fit,
+                workers or (os.cpu_count() or 1) + 1,
+                lambda done, new, first=first, before=frames: progress(first + done, total, before + new),
+            )
             counted = sum(len(s.codes) for d in made for s in d.spans if isinstance(s, VisionSpan))
             with _writing(shard):
                 write_shard(shard, made)
@@ -96,17 +108,17 @@ def tokenize(
         known = json.loads(report.read_text(encoding="utf-8"))
         frames += known["frames"]
         bad += [(source, reason) for source, reason in known["bad"]]
-        progress(min(first + _SHARD, len(documents)), len(documents))
-        if len(bad) > bad_share * len(documents):
+        progress(min(first + _SHARD, total), total, frames)
+        if len(bad) > bad_share * total:
             shown = "; ".join(f"{source}: {reason}" for source, reason in bad[:3])
             raise UserError(
-                f"{len(bad)} of {len(documents)} documents cannot be read ({shown}{'; ...' if len(bad) > 3 else ''}): "
+                f"{len(bad)} of {total} documents cannot be read ({shown}{'; ...' if len(bad) > 3 else ''}): "
                 f"more than the {bad_share:.2%} allowed; mend them or allow a larger bad_share"
             )
     lines = (json.dumps({"source": source, "reason": reason}) + "\n" for source, reason in bad)
     with _writing(out / BAD):
         write_atomically(out / BAD, "".join(lines))
-    return Summary(len(documents) - len(bad), frames, tuple(bad))
+    return Summary(total - len(bad), frames, tuple(bad))
 
 
 @contextmanager
@@ -139,9 +151,14 @@ def _open_job(out: Path, job: dict[str, Any]) -> None:
 
 
 def _shard(
-    documents: Sequence[RawDocument], tokenizer: FrameTokenizer, fit: Fit, workers: int
+    documents: Sequence[RawDocument],
+    tokenizer: FrameTokenizer,
+    fit: Fit,
+    workers: int,
+    progress: Callable[[int, int], None],
 ) -> tuple[list[TokenizedDocument], list[tuple[str, str]]]:
-    """The tokenised documents, in their order, and (source, reason) of those that cannot be."""
+    """The tokenised documents, in their order, and (source, reason) of those that cannot be. `progress` is told of
+    documents and frames done."""
     size = tokenizer.config.frame_size
     codes: list[list[list[np.ndarray]]] = [[[] for _ in document.spans] for document in documents]
     wrong: dict[int, str] = {i: document.wrong for i, document in enumerate(documents) if document.wrong}
@@ -161,6 +178,7 @@ def _shard(
     for number, grid in enumerate(tokenizer.encode_all(stream())):
         document, span = places[number]
         codes[document][span].append(grid)
+        progress(document, number + 1)
     made = [
         TokenizedDocument(document.source, tuple(map(_tokenized, document.spans, codes[index])))
         for index, document in enumerate(documents)

@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ringworld.data.needles import Haystack, NeedleExample, Template, build_example
 from ringworld.errors import UserError
@@ -23,6 +22,7 @@ from ringworld.evaluation import plots
 from ringworld.evaluation.files import read_json, write_result
 from ringworld.evaluation.prose import HeldOutProse
 from ringworld.generation.model import Model
+from ringworld.progress import progress_bar
 
 Kind = Literal["needle", "multi-needle"]
 # Room for each number of an answer: a sentence with a city's name and seven digits.
@@ -289,7 +289,7 @@ def evaluate_needle(
     answers = list(_earlier(path, settings))
     done = {answer.case for answer in answers}
     waiting = [case for case in cases if case not in done]
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         bar = progress.add_task(kind, total=len(cases), completed=len(cases) - len(waiting), note="")
         for batch in answer_cases(model, prose, task, waiting, batch_tokens=batch_tokens):
             answers += batch
@@ -317,17 +317,6 @@ def _earlier(path: Path, settings: dict[str, Any]) -> tuple[Answer, ...]:
             f"{path} holds another evaluation ({'; '.join(differing)}): give another --out, or remove the file"
         )
     return earlier.answers
-
-
-def _progress(console: Console | None) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console or Console(stderr=True),
-    )
 
 
 @runtime_checkable

@@ -1,7 +1,6 @@
 """What a tokenizer of frames keeps of them: PSNR, SSIM, codes in use, and pictures beside what became of them."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,10 +10,14 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from scipy import ndimage
 
+from ringworld.data.frames import FrameSource, Shapes
 from ringworld.evaluation.files import write_json, write_result
+from ringworld.progress import tracked
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.images import read_image, to_png, write_image
 from ringworld.tokens.video import Number, read_video, video_info, write_video
+from ringworld.worlds.film import Scene
+from ringworld.worlds.reader import read
 
 Frames = UInt8[np.ndarray, "N H W 3"]
 _SIGMA, _REACH = 1.5, 5  # of SSIM's window, in pixels: as its authors chose them
@@ -50,35 +53,53 @@ def ssim(frames: Frames, others: Frames) -> Float64[np.ndarray, "N"]:
 
 @dataclass(frozen=True)
 class TokenizerResult:
-    """What `evaluate_tokenizer` found: means over all frames, the worst PSNR, and the share of codes that were used."""
+    """What a tokenizer keeps of some frames: means over all of them, the worst PSNR, and the share of codes that were
+    used; of frames of the shapes world also the share that a reader of its rules still reads rightly."""
 
     frames: int
     psnr: float
     worst_psnr: float
     ssim: float
     codes_used: float
+    read_rightly: float | None = None
 
     @classmethod
-    def read(cls, saved: dict[str, Any]) -> Self:
+    def load(cls, saved: dict[str, Any]) -> Self:
         return cls(**saved)
+
+    def __str__(self) -> str:
+        read = "" if self.read_rightly is None else f", {self.read_rightly:.1%} of them read rightly"
+        return (
+            f"PSNR {self.psnr:.2f} dB (worst {self.worst_psnr:.2f}), SSIM {self.ssim:.4f}, {self.codes_used:.1%} of "
+            f"the codes used, {self.frames} frames{read}"
+        )
 
 
 def evaluate_tokenizer(
-    tokenizer: FrameTokenizer, frames: Iterable[UInt8[np.ndarray, "H W 3"]], out: Path, *, name: str = "tokenizer"
+    tokenizer: FrameTokenizer, source: FrameSource, out: Path, *, frames: int = 1000, name: str = "tokenizer"
 ) -> TokenizerResult:
-    """Encodes and decodes frames, and writes `<name>.json` and `<name>.png`, a sheet of the first of them.
+    """Encodes and decodes frames, and writes `<name>.json` and `<name>.png`, a sheet of some of them.
+
+    Args:
+        frames: at most so many, spread evenly over the source where it has more.
 
     Raises:
         UserError: a frame is not of the tokenizer's size, or the results cannot be written.
         ValueError: there are no frames.
     """
-    comparison = Comparison(tokenizer)
-    pairs = comparison.pairs(frames)
-    first = list(islice(pairs, _ACROSS * _DOWN))
-    deque(pairs, maxlen=0)  # the others are only measured
+    count = min(frames, len(source))
+    places = [i * (len(source) // count) for i in range(count)] if count else []
+    scene = source.scene if isinstance(source, Shapes) else None
+    comparison = Comparison(tokenizer, None if scene is None else lambda number: scene(places[number]))
+    shown = [*range(0, count, max(1, count // (_ACROSS * _DOWN)))][: _ACROSS * _DOWN]
+    pictures = []
+    pairs = comparison.pairs(map(source.__getitem__, places))
+    for number, pair in enumerate(tracked(pairs, "frames", count)):
+        if number in shown:
+            pictures.append(pair)
     result = comparison.result()
     write_json(out / f"{name}.json", asdict(result))
-    write_result(out / f"{name}.png", to_png(sheet(first)))
+    write_result(out / f"{name}.png", to_png(sheet(pictures)))
     return result
 
 
@@ -101,17 +122,24 @@ def reconstruct(tokenizer: FrameTokenizer, path: Path, out: Path, *, fps: Number
         write_image(out, pair)
     else:
         fps = fps or info.fps or 1.0
-        write_video(out, comparison.pairs(read_video(path, fps, size)), fps)
+        pairs = comparison.pairs(read_video(path, fps, size))
+        total = None if info.seconds is None else round(info.seconds * fps)
+        write_video(out, tracked(pairs, "frames", total), fps)
     return comparison.result()
 
 
 class Comparison:
-    """Frames beside what a tokenizer makes of them, a batch at a time; and over all of them, how like the two are."""
+    """Frames beside what a tokenizer makes of them, a batch at a time; and over all of them, how like the two are.
 
-    def __init__(self, tokenizer: FrameTokenizer) -> None:
+    `scene` gives what the frame of a number shows, where that is known.
+    """
+
+    def __init__(self, tokenizer: FrameTokenizer, scene: Callable[[int], Scene] | None = None) -> None:
         self._tokenizer = tokenizer
-        self._ratios: list[np.ndarray] = []
-        self._similarities: list[np.ndarray] = []
+        self._scene = scene
+        self._ratios: list[float] = []
+        self._similarities: list[float] = []
+        self._right: list[bool] = []
         self._used = np.zeros(tokenizer.config.quantizer.codes, bool)
 
     def pairs(self, frames: Iterable[UInt8[np.ndarray, "H W 3"]]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -121,8 +149,11 @@ class Comparison:
             stacked = np.stack(some)
             codes = self._tokenizer.encode(stacked)
             decoded = self._tokenizer.decode(codes)
-            self._ratios.append(psnr(stacked, decoded))
-            self._similarities.append(ssim(stacked, decoded))
+            if self._scene is not None:
+                first = len(self._ratios)
+                self._right += [_shows(frame, self._scene(first + i)) for i, frame in enumerate(decoded)]
+            self._ratios += psnr(stacked, decoded).tolist()
+            self._similarities += ssim(stacked, decoded).tolist()
             self._used[codes] = True
             yield from map(beside, stacked, decoded)
 
@@ -130,14 +161,18 @@ class Comparison:
         """Raises ValueError when no frames went through."""
         if not self._ratios:
             raise ValueError("there are no frames to evaluate the tokenizer on")
-        ratios = np.concatenate(self._ratios)
         return TokenizerResult(
-            frames=len(ratios),
-            psnr=float(ratios.mean()),
-            worst_psnr=float(ratios.min()),
-            ssim=float(np.concatenate(self._similarities).mean()),
+            frames=len(self._ratios),
+            psnr=float(np.mean(self._ratios)),
+            worst_psnr=min(self._ratios),
+            ssim=float(np.mean(self._similarities)),
             codes_used=float(self._used.mean()),
+            read_rightly=float(np.mean(self._right)) if self._right else None,
         )
+
+
+def _shows(frame: UInt8[np.ndarray, "H W 3"], scene: Scene) -> bool:
+    return read(frame).agrees(scene.ground, scene.at(0))
 
 
 def beside(frame: UInt8[np.ndarray, "H W 3"], decoded: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:

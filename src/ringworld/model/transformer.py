@@ -74,23 +74,25 @@ def declare(config: ModelConfig) -> Weights:
 
     layers = Layers(
         attention_norm=norm(c.dim),
-        query=Parameter((depth, c.dim, c.heads, c.head_dim), (None, "embed", "heads", None), c.dim**-0.5, inputs=1),
-        key=Parameter((depth, c.dim, c.kv_heads, c.head_dim), (None, "embed", "kv_heads", None), c.dim**-0.5, inputs=1),
+        query=Parameter((depth, c.dim, c.heads, c.head_dim), (None, "embed", "heads", None), c.dim**-0.5, inputs=(1,)),
+        key=Parameter(
+            (depth, c.dim, c.kv_heads, c.head_dim), (None, "embed", "kv_heads", None), c.dim**-0.5, inputs=(1,)
+        ),
         value=Parameter(
-            (depth, c.dim, c.kv_heads, c.head_dim), (None, "embed", "kv_heads", None), c.dim**-0.5, inputs=1
+            (depth, c.dim, c.kv_heads, c.head_dim), (None, "embed", "kv_heads", None), c.dim**-0.5, inputs=(1,)
         ),
         output=Parameter(
             (depth, c.heads, c.head_dim, c.dim),
             (None, "heads", None, "embed"),
             0.0,
-            inputs=2,
+            inputs=(1, 2),
         ),
         query_norm=norm(c.head_dim) if c.qk_norm else None,
         key_norm=norm(c.head_dim) if c.qk_norm else None,
         ffn_norm=norm(c.dim),
-        gate=Parameter((depth, c.dim, c.ffn), (None, "embed", "ffn"), c.dim**-0.5, inputs=1),
-        up=Parameter((depth, c.dim, c.ffn), (None, "embed", "ffn"), c.dim**-0.5, inputs=1),
-        down=Parameter((depth, c.ffn, c.dim), (None, "ffn", "embed"), 0.0, inputs=1),
+        gate=Parameter((depth, c.dim, c.ffn), (None, "embed", "ffn"), c.dim**-0.5, inputs=(1,)),
+        up=Parameter((depth, c.dim, c.ffn), (None, "embed", "ffn"), c.dim**-0.5, inputs=(1,)),
+        down=Parameter((depth, c.ffn, c.dim), (None, "ffn", "embed"), 0.0, inputs=(1,)),
     )
     return Weights(
         embedding=Parameter((c.vocabulary_size, c.dim), ("vocabulary", "embed"), c.dim**-0.5, common=True),

@@ -4,9 +4,10 @@ A film is a video file, or an animated GIF, WebP or PNG; a still picture is a fi
 fractions of a second, counted from the first frame.
 """
 
+import ctypes
 import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import partial
 from itertools import chain, count
@@ -16,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 import av
 import numpy as np
+from av import _core
 from av.codec.context import ThreadType
 from av.container import InputContainer
 from av.error import FFmpegError
@@ -26,7 +28,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from ringworld.errors import UserError
-from ringworld.tokens.images import is_picture, opaque, open_picture, pillow, turned
+from ringworld.tokens.images import is_picture, opaque, open_picture, pillow, safe_pixels, too_large, turned
 
 # Without these, colours are off by up to 3 of 255, and by how much depends on whether the sides are even.
 EXACT = (
@@ -39,6 +41,8 @@ EXACT = (
 # Shorter than any interval of sampling, so that a still picture is one frame at every rate.
 STILL = Fraction(1, 100_000)
 
+# Longer than any frame stays: what says so is damaged, and would be repeated for years. Animations cannot say so.
+_LONGEST = Fraction(24 * 60 * 60)
 # What browsers do with an animation that gives a frame no time.
 _UNTIMED = Fraction(1, 10)
 # Where a file does not tell its frame rate either; the libraries' own guess.
@@ -50,6 +54,12 @@ _INDEXED = ("mov", "matroska", "avi")
 _NAMES = "MP4, MOV, MKV, WebM, AVI, MPEG, FLV, Ogg or WMV, or a PNG, JPEG, WebP or GIF picture"
 _MP4_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
+# The most bytes that FFmpeg takes at a time, enough for a frame as large as `write_video` takes. By itself it stops at
+# 2 GB, and then takes more, for an index that only says how many frames there are. PyAV has no name for the function;
+# where it cannot be found, only a file made for the purpose needs so much.
+with suppress(AttributeError, OSError):
+    ctypes.CDLL(_core.__file__).av_max_alloc(ctypes.c_size_t(900_000_000))
+
 # The first two columns and rows of a display matrix -> the turn. Its y axis points down.
 _TURNS = {
     (1, 0, 0, 1): None,
@@ -60,6 +70,13 @@ _TURNS = {
     (0, 1, -1, 0): Image.Transpose.ROTATE_270,
     (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
     (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+}
+# Degrees, counterclockwise -> the turn.
+_ROTATIONS = {
+    90: Image.Transpose.ROTATE_90,
+    -90: Image.Transpose.ROTATE_270,
+    180: Image.Transpose.ROTATE_180,
+    -180: Image.Transpose.ROTATE_180,
 }
 _SWAPPING = {
     Image.Transpose.TRANSPOSE,
@@ -86,7 +103,8 @@ def moments(path: Path, file: BinaryIO, start: Fraction = Fraction(0)) -> Genera
     """The frames of a film in their order. Those that are over by `start` may be left out, where the file has an index.
 
     Raises:
-        UserError: the file is no film, holds no frame, or is damaged or cut short; the last after the frames before it.
+        UserError: the file is no film, holds no frame, has more pixels than are safe, or is damaged or cut short; the
+            last after the frames before it.
     """
     if is_picture(file):
         yield from _picture_moments(path, file)
@@ -106,9 +124,16 @@ def moments(path: Path, file: BinaryIO, start: Fraction = Fraction(0)) -> Genera
 @contextmanager
 def open_film(path: Path, file: BinaryIO) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its video stream. Raises UserError when there is none that can be decoded."""
+    # Of what is decoded, with the margins that decoders need.
+    limits = {"max_pixels": str(min(safe_pixels(), 2**31 - 1))}
     try:
-        # From an open file and not by its name, which may look like a URL or a pattern of names.
-        container = av.open(file, "r", container_options={"format_whitelist": _CONTAINERS}, metadata_errors="replace")
+        container = av.open(
+            _Nameless(file),
+            "r",
+            options=limits,
+            container_options={"format_whitelist": _CONTAINERS},
+            metadata_errors="replace",
+        )
     except FFmpegError as error:
         if _is_short(file):
             raise UserError(f"the film {path} is cut short and cannot be read; fetch or make it anew") from error
@@ -120,10 +145,27 @@ def open_film(path: Path, file: BinaryIO) -> Iterator[tuple[InputContainer, Vide
             found = ", ".join(sorted({other.type for other in container.streams})) or "none"
             raise UserError(f"{path} has no film in it (streams: {found}); name a file with a film")
         if stream.codec_context is None:
-            raise UserError(f"the film {path} is coded in a way that is not known here; convert it to H.264")
+            raise _unknown(path)
+        if stream.codec_context.width * stream.codec_context.height > _safe_pixels():
+            raise too_large(path, _safe_pixels())
+        stream.codec_context.options = limits
         # Parts of one frame at a time: with several frames, errors in the last of them would be lost.
         stream.thread_type = ThreadType.SLICE
         yield container, stream
+
+
+class _Nameless:
+    """An open file for FFmpeg, which takes a name for a URL, or its end for what is in the file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.read, self.tell = file.read, file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except OSError:  # a damaged file may lead anywhere, and a negative number is how FFmpeg is told
+            return -1
 
 
 def _picture_moments(path: Path, file: BinaryIO) -> Iterator[Moment]:
@@ -131,6 +173,8 @@ def _picture_moments(path: Path, file: BinaryIO) -> Iterator[Moment]:
     with pillow(path):
         # A JPEG may hold several pictures too, but they are not a film.
         animated = image.format in ("GIF", "WEBP", "PNG") and getattr(image, "is_animated", False)
+    if animated and image.width * image.height > _safe_pixels():
+        raise too_large(path, _safe_pixels())
     # GIF counts in hundredths of a second, the others in milliseconds, and neither begins anywhere but at 0.
     clock = Fraction(1, 200 if image.format == "GIF" else 2000) if animated else Fraction(0)
     time = Fraction(0)
@@ -162,14 +206,25 @@ def _film_moments(
     # Matroska rounds to milliseconds. A coarser clock is AVI's, which ticks once a frame and rounds nothing.
     clock = min(stream.time_base or period, Fraction(1, 1000))
     reformatter = VideoReformatter()
-    reached = None
+    limit = _safe_pixels()
+    reached, began = None, Fraction(0)
+    rotation = turn = None
     try:
         for time, frame in timed:
             if frame.is_corrupt:
                 raise _Corrupt
-            seconds = frame.duration * frame.time_base if frame.duration and frame.time_base else period
-            yield Moment(time, seconds, clock, partial(_render, frame, aspect, reformatter))
-            reached = time + seconds
+            if frame.width * frame.height * max(aspect, 1 / aspect) > limit:
+                raise too_large(path, limit)
+            seconds = frame.duration * frame.time_base if frame.duration > 0 and frame.time_base else period
+            if max(seconds, time - began) > _LONGEST:
+                raise UserError(
+                    f"the film {path} is damaged: after {float(began):.2f} s, a frame stays for more than a day; fetch "
+                    "or make it anew, or read only what comes before"
+                )
+            if frame.rotation != rotation:  # mirrors alone do not come or go amid a film
+                rotation, turn = frame.rotation, _turn(frame)
+            yield Moment(time, seconds, clock, partial(_render, path, frame, turn, aspect, reformatter))
+            reached, began = time + seconds, time
     except (FFmpegError, _Corrupt) as error:
         raise _damaged(path, reached or Fraction(0)) from error
     if reached is None or _is_short(file):
@@ -230,24 +285,44 @@ def _seek(
 
 
 def _period(stream: VideoStream) -> Fraction:
-    return 1 / (stream.average_rate or stream.guessed_rate or _GUESSED_RATE)
+    rates = (stream.average_rate, stream.guessed_rate)
+    return 1 / next((rate for rate in rates if rate is not None and rate > 0), _GUESSED_RATE)
 
 
-def _render(frame: VideoFrame, aspect: float, reformatter: VideoReformatter) -> tuple[Image.Image, float]:
+def _render(
+    path: Path, frame: VideoFrame, turn: Image.Transpose | None, aspect: float, reformatter: VideoReformatter
+) -> tuple[Image.Image, float]:
     transparent = any(component.is_alpha for component in frame.format.components)
-    # One thread: several now and then leave pixels out.
-    rgb = reformatter.reformat(frame, format="rgba" if transparent else "rgb24", interpolation=EXACT, threads=1)
-    turn = _turn(frame)
-    return turned(opaque(Image.fromarray(rgb.to_ndarray())), turn), 1 / aspect if turn in _SWAPPING else aspect
+    try:
+        # One thread: several now and then leave pixels out.
+        rgb = reformatter.reformat(frame, format="rgba" if transparent else "rgb24", interpolation=EXACT, threads=1)
+    except FFmpegError as error:
+        raise _unknown(path) from error
+    image = Image.fromarray(rgb.to_ndarray())
+    return turned(opaque(image) if transparent else image, turn), 1 / aspect if turn in _SWAPPING else aspect
 
 
 def _turn(frame: VideoFrame) -> Image.Transpose | None:
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        # Of a small copy: what is said of a frame keeps it in memory until garbage is collected.
+        small = VideoReformatter().reformat(frame, 1, 1, "gray", interpolation=Interpolation.POINT, threads=1)
+        matrix = small.side_data.get("DISPLAYMATRIX")
+    except (FFmpegError, ValueError):  # the colours, or something else that is said of it, are unknown to the libraries
+        return _ROTATIONS.get(frame.rotation)
     if matrix is None:
         return None
     # Fixed point, with 16 bits after the point. Only quarter turns and mirrors are known here.
     a, b, _, c, d = np.rint(np.frombuffer(bytes(matrix), np.int32)[:5] / (1 << 16)).tolist()
     return _TURNS.get((a, b, c, d))
+
+
+def _unknown(path: Path) -> UserError:
+    return UserError(f"the film {path} is coded in a way that is not known here; convert it to H.264")
+
+
+def _safe_pixels() -> int:
+    """How many pixels a film may have: half as many as a picture, since several of its frames are held at a time."""
+    return safe_pixels() // 2
 
 
 def _damaged(path: Path, reached: Fraction) -> UserError:

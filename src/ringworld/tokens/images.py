@@ -6,6 +6,7 @@ transparent. Colour profiles are not applied.
 
 import io
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,7 +15,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ringworld.errors import UserError
 from ringworld.files import replacing
@@ -26,6 +27,8 @@ BLACK: Colour = (0, 0, 0)
 # The longest side that every format here can hold; WebP's is the shortest.
 MAX_SIDE = 16383
 
+# Rows that are made opaque at once.
+_BAND = 256
 # The first bytes of what Pillow reads here; a name says nothing for certain.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8")
@@ -66,7 +69,7 @@ def read_image(
 
     Raises:
         UserError: no such file, or it is empty, damaged, cut short, none of the four formats, or has more pixels than
-            Pillow holds safe; or `size` or `colour` is impossible.
+            Pillow holds safe, or a WebP half as many; or `size` or `colour` is impossible.
     """
     check_framing(size, fit, colour)
     path = Path(path)
@@ -76,6 +79,7 @@ def read_image(
         image, turn = open_picture(path, file)
         with pillow(path):
             picture = turned(opaque(image), turn)
+        del image  # of the largest pictures there is no room for many copies
     return framed(picture, 1.0, size, fit, colour)
 
 
@@ -165,9 +169,12 @@ def pillow(path: Path) -> Iterator[None]:
         try:
             yield
         except Image.DecompressionBombError as error:
-            raise _bomb(path) from error
+            raise too_large(path, safe_pixels()) from error
+        except UnidentifiedImageError as error:  # what it says is how the file was opened
+            raise UserError(f"{path} is damaged or cut short; fetch or make it anew") from error
         except Exception as error:  # a parser of a damaged file may stumble over anything
-            raise UserError(f"{path} is damaged or cut short ({error}); fetch or make it anew") from error
+            said = str(error) or type(error).__name__
+            raise UserError(f"{path} is damaged or cut short ({said}); fetch or make it anew") from error
 
 
 def open_picture(path: Path, file: BinaryIO) -> tuple[Image.Image, Image.Transpose | None]:
@@ -178,13 +185,23 @@ def open_picture(path: Path, file: BinaryIO) -> tuple[Image.Image, Image.Transpo
         # EXIF that cannot be read says nothing about the picture, which may be whole.
         with suppress(Exception):
             turn = _UPRIGHT.get(image.getexif()[ExifTags.Base.Orientation])
-    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise _bomb(path)
+    # The decoder of WebP holds four copies.
+    limit = safe_pixels() // (2 if image.format == "WEBP" else 1)
+    if image.width * image.height > limit:
+        raise too_large(path, limit)
     return image, turn
 
 
 def opaque(image: Image.Image) -> Image.Image:
     """A new picture in RGB, on white where this one is transparent."""
+    whole = Image.new("RGB", image.size)
+    # In bands, since what lies between takes up to 16 bytes a pixel.
+    for top in range(0, image.height, _BAND):
+        whole.paste(_opaque(image.crop((0, top, image.width, min(top + _BAND, image.height)))), (0, top))
+    return whole
+
+
+def _opaque(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # grey of 16 bits, which Pillow itself would clip to 8
         values = np.asarray(image)
         grey = np.rint(values / 257).astype(np.uint8)
@@ -201,6 +218,11 @@ def turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def shown_size(image: Image.Image, pixel_aspect: float = 1.0) -> tuple[int, int]:
+    """(height, width) of a picture as `framed` shows it by itself."""
+    return round(image.height * max(1.0, 1 / pixel_aspect)), round(image.width * max(1.0, pixel_aspect))
+
+
 def framed(
     image: Image.Image,
     pixel_aspect: float = 1.0,
@@ -212,7 +234,9 @@ def framed(
     # Pixels that are not square grow, so that a frame as large as the picture loses none of them.
     across, down = max(1.0, pixel_aspect), max(1.0, 1 / pixel_aspect)
     wide, high = image.width * across, image.height * down
-    rows, columns = size or (round(high), round(wide))
+    rows, columns = size or shown_size(image, pixel_aspect)
+    if (columns, rows) == image.size and pixel_aspect == 1:
+        return np.asarray(image)
     if fit == "crop":
         scale = min(wide / columns, high / rows)
         left = max(0.0, (image.width - columns * scale / across) / 2)
@@ -227,8 +251,13 @@ def framed(
     return np.asarray(ground)
 
 
-def _bomb(path: Path) -> UserError:
+def safe_pixels() -> int:
+    """How many pixels a picture may have, by Pillow's setting."""
+    return Image.MAX_IMAGE_PIXELS or sys.maxsize
+
+
+def too_large(path: Path, limit: int) -> UserError:
     return UserError(
-        f"{path} has more than the {Image.MAX_IMAGE_PIXELS:,} pixels that are safe to decode; make it smaller, or "
-        "raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        f"{path} has more than the {limit:,} pixels that are safe to decode; make it smaller, or raise "
+        "PIL.Image.MAX_IMAGE_PIXELS if you trust it"
     )

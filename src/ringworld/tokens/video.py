@@ -30,6 +30,7 @@ from ringworld.tokens.images import (
     framed,
     is_picture,
     open_media,
+    shown_size,
     writing,
 )
 
@@ -84,11 +85,12 @@ def read_video(
 
     Raises:
         UserError: at once for an impossible argument; with the first frame for a file that is missing, empty, no film,
-            or shorter than `start`; and after the frames before it, where a film is damaged or cut short. (An MPEG
-            stream that was cut between two frames cannot be told from a whole one.)
+            shorter than `start`, or of more than half the pixels that Pillow holds safe; and after the frames before
+            it, where a film is damaged or cut short, or a frame stays for more than a day. (An MPEG stream that was cut
+            between two frames cannot be told from a whole one.)
     """
     check_framing(size, fit, colour)
-    rate = None if fps is None else _rate(fps, *FPS)
+    rate = None if fps is None else exact_fps(fps)
     if not 0 <= start < float("inf") or (seconds is not None and not 0 < seconds < float("inf")):
         raise UserError(f"start must be 0 or more and seconds above 0, got start {start} and seconds {seconds}")
     begin = _exact(start)
@@ -101,14 +103,14 @@ def video_info(path: str | os.PathLike[str]) -> VideoInfo:
     are read through.
 
     Raises:
-        UserError: the file is missing, empty, no film, or damaged where it is read.
+        UserError: the file is missing, empty, no film, too large for `read_video`, or damaged where it is read.
     """
     path = Path(path)
     with open_media(path) as file:
         pictures = is_picture(file)
         with closing(moments(path, file)) as shown:
             first = next(shown)
-            height, width, _ = framed(*first.render()).shape
+            height, width = shown_size(*first.render())
             if pictures:
                 frames, end = 1, first.time + first.seconds
                 for moment in shown:
@@ -122,8 +124,12 @@ def video_info(path: str | os.PathLike[str]) -> VideoInfo:
                 seconds = float(stream.duration * stream.time_base)
             elif container.duration:
                 seconds = container.duration / av.time_base
-            fps = float(stream.average_rate) if stream.average_rate else None
-            return VideoInfo(height, width, seconds, fps, stream.frames or None)
+            fps = max(0.0, float(stream.average_rate or 0))
+            # A damaged file may say that there is less than nothing of it, or that there are more frames than bytes.
+            size = os.fstat(file.fileno()).st_size
+            seconds = seconds if seconds and 0 < seconds * (fps or 1) <= size else None
+            frames = stream.frames if 0 < stream.frames <= size else None
+            return VideoInfo(height, width, seconds, fps or None, frames)
 
 
 def write_video(path: str | os.PathLike[str], frames: Iterable[Shaped[np.ndarray, "..."]], fps: Number) -> None:
@@ -144,12 +150,13 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[Shaped[np.ndarray
     suffix = path.suffix.lower()
     if suffix not in (".gif", ".mp4"):
         raise UserError(f"{path} must end in .gif or .mp4, which says what to write; rename it")
-    rate = _rate(fps, *(GIF_FPS if suffix == ".gif" else FPS))
+    rate = exact_fps(fps, *(GIF_FPS if suffix == ".gif" else FPS))
     with writing(path) as file:
         (_write_gif if suffix == ".gif" else _write_mp4)(file, _checked(frames), rate)
 
 
-def _rate(fps: Number, least: Number, most: Number) -> Fraction:
+def exact_fps(fps: Number, least: Number = FPS[0], most: Number = FPS[1]) -> Fraction:
+    """A rate as it was meant, in frames a second. Raises UserError when it is not from `least` to `most`."""
     if not least <= fps <= most:
         raise UserError(f"fps must be {least} to {most} frames a second, got {fps}")
     return _exact(fps)
@@ -217,7 +224,10 @@ def _spans(film: Iterator[Moment]) -> Iterator[tuple[Moment, Fraction]]:
         yield moment, following.time if following else moment.time + moment.seconds
         moment = following
     if wrong is not None:
-        raise wrong
+        try:
+            raise wrong
+        finally:
+            del wrong  # its traceback has this frame, and the two would keep each other and a film's pictures
 
 
 def _checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -165,7 +165,10 @@ def declare(config: VqganConfig) -> VqganWeights:
 
     def conv(size: int, width: int, out: int, deviation: float | None = None) -> Conv:
         deviation = (size * size * width) ** -0.5 if deviation is None else deviation
-        return Conv(Parameter((size, size, width, out), (None,) * 4, deviation), Parameter((out,), (None,), 0.0))
+        return Conv(
+            Parameter((size, size, width, out), (None,) * 4, deviation, inputs=(0, 1, 2)),
+            Parameter((out,), (None,), 0.0),
+        )
 
     def norm(width: int) -> NormWeights:
         return NormWeights(Parameter((width,), (None,), None), Parameter((width,), (None,), 0.0))

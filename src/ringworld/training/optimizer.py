@@ -56,11 +56,13 @@ def build(optimizer: OptimizerConfig, declared: Any) -> optax.GradientTransforma
 
 
 def _matrix(parameter: Parameter) -> MuonDimensionNumbers | None:
-    """Which axes of a stacked weight are the rows and which the columns of its matrix; None for what is not one."""
+    """Which axes of a weight are the rows and which the columns of its matrix; None for what is not one.
+
+    Those before the rows number matrices; those after them are the columns.
+    """
     if not parameter.inputs:
         return None
-    split = 1 + parameter.inputs
-    return MuonDimensionNumbers(tuple(range(1, split)), tuple(range(split, len(parameter.shape))))
+    return MuonDimensionNumbers(parameter.inputs, tuple(range(parameter.inputs[-1] + 1, len(parameter.shape))))
 
 
 def abstract_moments(rule: optax.GradientTransformation, weights: Any, mesh: Mesh) -> Any:

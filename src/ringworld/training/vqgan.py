@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from ringworld.data.frames import FrameLoader, FrameSourceConfig, place_frames
 from ringworld.data.loading import local_rows, mix
+from ringworld.errors import UserError
 from ringworld.mesh import axis_size
 from ringworld.parameters import Parameter, abstract, init
 from ringworld.tokens.codec import FrameTokenizer
@@ -47,10 +48,10 @@ from ringworld.tokens.vqgan import (
     to_codes,
     to_patches,
 )
-from ringworld.training.curriculum import Course, Metrics, Purpose, Recipe, Stage
+from ringworld.training.curriculum import Course, Metrics, Purpose, Recipe, Stage, differences
 from ringworld.training.guard import choose, verdict
 from ringworld.training.optimizer import abstract_moments, build
-from ringworld.weights.tokenizer import describe
+from ringworld.weights.tokenizer import describe, load_tokenizer
 
 Frames = Float[Array, "B H W 3"]
 IN_USE = 100  # a code counts as used when it was chosen in so many steps
@@ -108,12 +109,14 @@ class VqganRecipe(Recipe):
 
     Attributes:
         average: memory of the running averages of the weights, which are what is kept in the end.
+        weights: a tokenizer to begin with, as `weights.tokenizer.load_tokenizer` takes it; None: random weights.
     """
 
     model: VqganConfig
     stages: tuple[VqganStage, ...]
     loss: VqganLoss = field(default_factory=VqganLoss)
     average: float = 0.999
+    weights: str | None = None
 
     def learner(self, run: Path) -> "VqganLearner":
         return VqganLearner(self)
@@ -216,6 +219,8 @@ class VqganLearner:
 
     def init(self, key: Array, mesh: Mesh) -> VqganState:
         trained = init(key, self.declared, mesh)
+        if self.recipe.weights is not None:
+            trained = replace(trained, generator=self._given(Path(self.recipe.weights), mesh))
         like = self.abstract(mesh)
 
         def zeros(tree: Any) -> Any:
@@ -229,6 +234,15 @@ class VqganLearner:
             step=zeros(like.step),
             gradient_norm=zeros(like.gradient_norm),
         )
+
+    def _given(self, path: Path, mesh: Mesh) -> VqganWeights:
+        given = load_tokenizer(path, mesh)
+        unlike = list(differences(given.config.to_dict(), self.recipe.model.to_dict()))
+        if unlike:
+            raise UserError(
+                f"{self.recipe.name} cannot begin with the weights of {path}, of another shape: {'; '.join(unlike)}"
+            )
+        return given.weights
 
     def reset_optimizer(self, state: VqganState, mesh: Mesh) -> VqganState:
         return replace(state, optimizer_state=self._fresh_optimizer(state.trained, self.abstract(mesh)))
@@ -286,7 +300,7 @@ class VqganLearner:
         frames = from_bytes(batch)
         key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
         if quantizer.has_codebook:
-            state = _begin_codebook(state, frames, recipe.model, key)
+            state = self._begin_codebook(state, frames, key)
         gradients_of = jax.value_and_grad(self._loss, has_aux=True)
         (loss, (vectors, codes, quality)), gradients = gradients_of(state.trained, frames, state.step)
         norm = optax.tree.norm(gradients)
@@ -306,6 +320,24 @@ class VqganLearner:
         used = (state.usage.idle < jnp.minimum(IN_USE, state.step)).mean()
         metrics = {"loss": loss, "psnr": quality, "codes": used, "gradient_norm": norm, "skipped": 1.0 - good}
         return state, metrics
+
+    def _begin_codebook(self, state: VqganState, frames: Frames, key: Array) -> VqganState:
+        """At the first step the averages of a codebook, given or of the batch's vectors; later, the state as it is."""
+        config, codebook, first = self.recipe.model, state.trained.generator.codebook, state.step == 0
+
+        def drawn() -> Array:
+            vectors = encode(state.trained.generator, frames, config)
+            return drawn_codebook(vectors.reshape(-1, vectors.shape[-1]), config.quantizer.codes, key)
+
+        if self.recipe.weights is None:
+            codebook = lax.cond(first, drawn, lambda: codebook)
+        usage = replace(
+            state.usage,
+            counts=jnp.where(first, RESTART_COUNT, state.usage.counts),
+            sums=jnp.where(first, RESTART_COUNT * codebook, state.usage.sums),
+        )
+        trained = replace(state.trained, generator=replace(state.trained.generator, codebook=codebook))
+        return replace(state, trained=trained, usage=usage)
 
     def _loss(self, trained: Trained, frames: Frames, step: Array) -> tuple[Array, Any]:
         weights, config, terms = trained.generator, self.recipe.model, self.recipe.loss
@@ -347,24 +379,6 @@ class VqganLearner:
         return terms.adversarial * lax.stop_gradient(balance) * fooled(painted) + hinge
 
 
-def _begin_codebook(state: VqganState, frames: Frames, config: VqganConfig, key: Array) -> VqganState:
-    """At the first step, a codebook of the first batch's vectors; later, the state as it is."""
-
-    def begin() -> Array:
-        vectors = encode(state.trained.generator, frames, config)
-        return drawn_codebook(vectors.reshape(-1, vectors.shape[-1]), config.quantizer.codes, key)
-
-    codebook = lax.cond(state.step == 0, begin, lambda: state.trained.generator.codebook)
-    trained = replace(state.trained, generator=replace(state.trained.generator, codebook=codebook))
-    first = state.step == 0
-    usage = replace(
-        state.usage,
-        counts=jnp.where(first, RESTART_COUNT, state.usage.counts),
-        sums=jnp.where(first, RESTART_COUNT * codebook, state.usage.sums),
-    )
-    return replace(state, trained=trained, usage=usage)
-
-
 def _update_codebook(
     usage: Usage,
     codebook: Any,
@@ -389,9 +403,17 @@ def _update_codebook(
         codebook = jnp.where(counts[:, None] > 1e-6, sums / jnp.maximum(counts, 1e-6)[:, None], codebook)
     if config.restart_after:
         dead = idle >= config.restart_after
-        fresh = vectors[jax.random.randint(key, (config.codes,), 0, len(vectors))]
+        fresh = _ill_served(vectors, codebook[codes], config.codes, key)
         codebook = jnp.where(dead[:, None], fresh, codebook)
         counts = jnp.where(dead, RESTART_COUNT, counts)
         sums = jnp.where(dead[:, None], RESTART_COUNT * fresh, sums)
         idle = jnp.where(dead, 0, idle)
     return Usage(counts, sums, idle), codebook
+
+
+def _ill_served(vectors: Float[Array, "n d"], chosen: Float[Array, "n d"], count: int, key: Array) -> Array:
+    """So many of the vectors, drawn by the square of their distance to the codes that they chose: where most vectors
+    are alike (an empty ground), new codes would otherwise join those that serve them well already."""
+    reach = jnp.cumsum(((vectors - chosen) ** 2).sum(-1))
+    places = jnp.searchsorted(reach, reach[-1] * jax.random.uniform(key, (count,)))
+    return vectors[jnp.minimum(places, len(vectors) - 1)]

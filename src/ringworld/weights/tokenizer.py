@@ -3,6 +3,7 @@
 The file holds the arrays by their paths ("decoder/first/kernel"), and in its metadata the configuration as JSON.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,14 @@ def save_tokenizer(path: Path, config: VqganConfig, weights: VqganWeights, dtype
     """Writes a .safetensors file, whole or not at all. `dtype` float16 halves it, and changes few codes."""
     arrays = {name: np.asarray(leaf, dtype) for name, leaf in named(weights).items()}
     write_atomically(path, save(arrays, {_METADATA: json.dumps(describe(config))}))
+
+
+def fingerprint(tokenizer: FrameTokenizer) -> str:
+    """What tells tokenizers apart: the same for the same configuration and weights, wherever they came from."""
+    digest = hashlib.sha256(json.dumps(tokenizer.config.to_dict(), sort_keys=True).encode())
+    for name, leaf in sorted(named(tokenizer.weights).items()):
+        digest.update(name.encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _config(about: Any, path: Path) -> VqganConfig:
