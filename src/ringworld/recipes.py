@@ -81,7 +81,6 @@ VQGAN_NANO = VqganConfig(
     middle_blocks=0,
     kernel=1,
     norm="position",
-    resample="patch",
 )
 VQGAN_FPS = 2.0  # of films to train on, so many frames a second can be drawn
 
@@ -330,7 +329,7 @@ def vqgan_lwm(seed: int = 0, data: Path | None = None) -> VqganRecipe:
         learning_rate=1e-4,
         warmup_steps=5000,
         schedule="cosine",
-        sources=((_frames(data, ""), 1.0),),
+        sources=((frames_of(str(data), VQGAN_FPS), 1.0),),
     )
     return VqganRecipe(
         name="vqgan-lwm",

@@ -68,7 +68,7 @@ def test_an_evaluation_writes_its_numbers_and_a_sheet(tokenizer, tmp_path):
     result = evaluate_tokenizer(tokenizer, some, tmp_path, name="noise")
     codes = tokenizer.encode(some)
     decoded = tokenizer.decode(codes)
-    assert result == TokenizerResult.load(json.loads((tmp_path / "noise.json").read_text()))
+    assert result == TokenizerResult(**json.loads((tmp_path / "noise.json").read_text()))
     assert result.frames == 35
     assert result.psnr == pytest.approx(psnr(some, decoded).mean())
     assert result.worst_psnr == pytest.approx(psnr(some, decoded).min())
@@ -81,6 +81,8 @@ def test_an_evaluation_writes_its_numbers_and_a_sheet(tokenizer, tmp_path):
     assert result.read_rightly is None
     with pytest.raises(ValueError, match="no frames"):
         evaluate_tokenizer(tokenizer, [], tmp_path)
+    with pytest.raises(UserError, match="frames must be 1 or more"):
+        evaluate_tokenizer(tokenizer, some, tmp_path, frames=0)
 
 
 def test_an_evaluation_of_many_frames_takes_some_from_all_over(tokenizer, tmp_path):

@@ -26,7 +26,7 @@ from ringworld.data.media import media_files
 from ringworld.errors import UserError
 from ringworld.mesh import named_sharding
 from ringworld.tokens.images import Fit, read_image
-from ringworld.tokens.video import read_video, video_info
+from ringworld.tokens.video import exact_fps, read_video, video_info
 from ringworld.worlds.film import Part as WorldPart
 from ringworld.worlds.film import Scene, World
 
@@ -113,6 +113,7 @@ class _Media:
     """The frames of media files, each read when it is first asked for, and kept as long as there is room."""
 
     def __init__(self, config: MediaConfig, size: int, part: Part) -> None:
+        exact_fps(config.fps)
         self._config = config
         self._size = size
         self._items = [*self._pictures_and_films(part)]

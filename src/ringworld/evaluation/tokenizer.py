@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float64, UInt8
 from scipy import ndimage
 
 from ringworld.data.frames import FrameSource, Shapes
+from ringworld.errors import UserError
 from ringworld.evaluation.files import write_json, write_result
 from ringworld.progress import tracked
 from ringworld.tokens.codec import FrameTokenizer
@@ -63,10 +63,6 @@ class TokenizerResult:
     codes_used: float
     read_rightly: float | None = None
 
-    @classmethod
-    def load(cls, saved: dict[str, Any]) -> Self:
-        return cls(**saved)
-
     def __str__(self) -> str:
         read = "" if self.read_rightly is None else f", {self.read_rightly:.1%} of them read rightly"
         return (
@@ -84,11 +80,13 @@ def evaluate_tokenizer(
         frames: at most so many, spread evenly over the source where it has more.
 
     Raises:
-        UserError: a frame is not of the tokenizer's size, or the results cannot be written.
+        UserError: no frames are asked for, a frame is not of the tokenizer's size, or the results cannot be written.
         ValueError: there are no frames.
     """
+    if frames < 1:
+        raise UserError(f"frames must be 1 or more, to evaluate the tokenizer on; got {frames}")
     count = min(frames, len(source))
-    places = [i * (len(source) // count) for i in range(count)] if count else []
+    places = [i * (len(source) // count) for i in range(count)]
     scene = source.scene if isinstance(source, Shapes) else None
     comparison = Comparison(tokenizer, None if scene is None else lambda number: scene(places[number]))
     shown = [*range(0, count, max(1, count // (_ACROSS * _DOWN)))][: _ACROSS * _DOWN]
@@ -121,7 +119,7 @@ def reconstruct(tokenizer: FrameTokenizer, path: Path, out: Path, *, fps: Number
         (pair,) = comparison.pairs([read_image(path, size)])
         write_image(out, pair)
     else:
-        fps = fps or info.fps or 1.0
+        fps = (info.fps or 1.0) if fps is None else fps
         pairs = comparison.pairs(read_video(path, fps, size))
         total = None if info.seconds is None else round(info.seconds * fps)
         write_video(out, tracked(pairs, "frames", total), fps)
