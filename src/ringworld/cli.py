@@ -33,7 +33,7 @@ examples:
   ringworld evaluate needle --model runs-out/nano --lengths 512,1024 --out runs-out/needle
   ringworld generate text --model runs-out/nano --prompt "The sea was" --max-tokens 32
   ringworld train vqgan-nano --out runs-out/eyes    # a tokenizer of frames
-  ringworld tokenize films/ --tokenizer runs-out/eyes --out runs-out/codes
+  ringworld tokenize films/ --tokenizer nano --out runs-out/codes
   ringworld reconstruct film.mp4 --tokenizer runs-out/eyes --out beside.mp4
 
 ringworld COMMAND --help says what a command takes; ringworld --version says which one this is."""
@@ -124,7 +124,7 @@ class Train:
         data: for debug and text-*, a folder of .txt files or a .jsonl file (nano-* fetch their own prose). For vqgan-*,
             pictures and films: a file, a folder, a .jsonl file, shapes (the built-in world), or one of emoji, clips and
             pedestrians, which are fetched.
-        weights: begin with this tokenizer of frames (vqgan-* only): a run's folder, or a .safetensors file.
+        weights: begin with this tokenizer of frames (vqgan-* only): nano, a run's folder, or a .safetensors file.
     """
 
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
@@ -262,7 +262,7 @@ class OfTokenizer:
     """What every command takes that uses a tokenizer of frames.
 
     Attributes:
-        tokenizer: what `ringworld train vqgan-...` wrote, or a .safetensors file.
+        tokenizer: nano, which ringworld brings; what `ringworld train vqgan-...` wrote; or a .safetensors file.
     """
 
     tokenizer: Folder

@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ringworld.errors import UserError
 
 AXES = ("data", "fsdp", "tensor", "sequence")
+_PATIENCE, _PATIENCE_SECONDS = "--xla_cpu_collective_call_terminate_timeout_seconds", 6 * 3600
 
 # Weights are spread over `sequence` too: with a ring over all chips there would otherwise be a copy of them on each.
 RULES: dict[str, tuple[str, ...]] = {
@@ -80,9 +81,16 @@ class MeshShape:
 
 
 def use_cpu_devices(count: int) -> None:
-    """Makes `count` virtual devices of the CPU. Has to come before anything asks JAX for its devices."""
+    """Makes `count` virtual devices of the CPU. Has to come before anything asks JAX for its devices.
+
+    They share the cores, so one may wait for another's work for long; XLA would end the program after 40 seconds. What
+    the environment's XLA_FLAGS say about that is left as it is.
+    """
     if count < 1:
         raise UserError(f"cannot make {count} devices: --devices takes a number from 1 up")
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _PATIENCE not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_PATIENCE}={_PATIENCE_SECONDS}".strip()
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ringworld.data.frames import FrameSourceConfig, frames_of
+from ringworld.data.frames import FrameSourceConfig, MomentsConfig, ShapesConfig, frames_of
 from ringworld.data.needles import Form
 from ringworld.data.sources import (
     CorpusConfig,
@@ -72,17 +72,19 @@ NANO_PROSE_WEIGHT = 0.02  # at 0.1 the noise of prose, which a small model canno
 # coded does not depend on what else is in the frame; the decoder sees all codes.
 VQGAN_NANO = VqganConfig(
     frame_size=64,
-    channels=(192,),
+    channels=(32, 64, 128),
     latent=32,
-    quantizer=QuantizerConfig("ema", codes=2048, dim=8, restart_after=100),
-    patch=16,
-    encoder_blocks=2,
+    quantizer=QuantizerConfig("ema", codes=4096, dim=8, decay=0.95, restart_after=200),
+    patch=4,
+    encoder_blocks=1,
     decoder_blocks=1,
     middle_blocks=0,
     kernel=1,
     norm="position",
+    resample="patch",
 )
 VQGAN_FPS = 2.0  # of films to train on, so many frames a second can be drawn
+FrameMix = tuple[tuple[FrameSourceConfig, float], ...]  # what a tokenizer trains on, and in which shares
 
 
 def debug(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
@@ -230,7 +232,7 @@ def nano_text_long(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
             *_nano_stages(short),
             _nano_stage(16384, 2, 50, 1.5e-3, long),
             _nano_stage(32768, 2, 48, 1e-3, long),
-            _nano_stage(65536, 1, 24, 1e-3, long),
+            _nano_stage(65536, 1, 160, 1e-3, long),
         ),
         seed=seed,
         precision=NANO_PRECISION,
@@ -283,25 +285,27 @@ def _lwm_text(last: str) -> Callable[[int, Path | None], LanguageRecipe]:
 
 
 def vqgan_nano(seed: int = 0, data: Path | None = None) -> VqganRecipe:
-    """The tokenizer of small frames, by default for the shapes world; what came of it: docs/results.md."""
-    return _vqgan_nano("vqgan-nano", "16 codes of a 64x64 frame", VQGAN_NANO, _frames(data, "shapes"), seed)
+    """The tokenizer of small frames, by default for the shapes world; what came of it: docs/tokenizer.md."""
+    shapes = ((ShapesConfig(least=1, most=5), 0.75), (MomentsConfig(least=1, most=4), 0.25))
+    frames = shapes if data is None else _frames(data)
+    return _vqgan_nano("vqgan-nano", "16 codes of a 64x64 frame", VQGAN_NANO, frames, 13_000, seed)
 
 
 def vqgan_emoji(seed: int = 0, data: Path | None = None) -> VqganRecipe:
     """The same with 64 codes, by default for pictures of emoji, which have more to them than shapes."""
-    model = replace(VQGAN_NANO, patch=8)
-    return _vqgan_nano("vqgan-emoji", "64 codes of a 64x64 frame", model, _frames(data, "emoji"), seed)
+    model = replace(VQGAN_NANO, channels=(64, 128))
+    return _vqgan_nano("vqgan-emoji", "64 codes of a 64x64 frame", model, _frames(data or Path("emoji")), 2600, seed)
 
 
-def _vqgan_nano(name: str, summary: str, model: VqganConfig, frames: FrameSourceConfig, seed: int) -> VqganRecipe:
+def _vqgan_nano(name: str, summary: str, model: VqganConfig, frames: FrameMix, steps: int, seed: int) -> VqganRecipe:
     stage = VqganStage(
         name="train",
-        batch_size=64,
-        steps=6000,
+        batch_size=32,  # so many pictures taught more in small batches than in few large ones
+        steps=steps,
         learning_rate=3e-3,
         warmup_steps=100,
         schedule="cosine",
-        sources=((frames, 1.0),),
+        sources=frames,
     )
     return VqganRecipe(
         name=name,
@@ -310,6 +314,7 @@ def _vqgan_nano(name: str, summary: str, model: VqganConfig, frames: FrameSource
         # With AdamW alone the same loss took three times the steps.
         optimizer=OptimizerConfig(kind="muon", weight_decay=1e-4, muon_rate=6.0),
         stages=(stage,),
+        loss=VqganLoss(l1=0.0, l2=4.0),  # PSNR is of squared errors
         seed=seed,
         mesh=MeshShape(data=-1),
     )
@@ -329,7 +334,7 @@ def vqgan_lwm(seed: int = 0, data: Path | None = None) -> VqganRecipe:
         learning_rate=1e-4,
         warmup_steps=5000,
         schedule="cosine",
-        sources=((frames_of(str(data), VQGAN_FPS), 1.0),),
+        sources=_frames(data),
     )
     return VqganRecipe(
         name="vqgan-lwm",
@@ -344,8 +349,8 @@ def vqgan_lwm(seed: int = 0, data: Path | None = None) -> VqganRecipe:
     )
 
 
-def _frames(data: Path | None, default: str) -> FrameSourceConfig:
-    return frames_of(default if data is None else str(data), VQGAN_FPS)
+def _frames(data: Path) -> FrameMix:
+    return ((frames_of(str(data), VQGAN_FPS), 1.0),)
 
 
 def _texts(data: Path) -> SourceConfig:

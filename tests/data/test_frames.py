@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from ringworld.data.frames import FrameLoader, ShapesConfig, place_frames
+from ringworld.data.frames import FrameLoader, MomentsConfig, ShapesConfig, place_frames
 from ringworld.data.loading import mix
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.worlds.film import World
@@ -70,6 +70,17 @@ def test_shapes_are_pictures_of_their_part():
     np.testing.assert_array_equal(train[9], World(3, "train", 0, 3).picture(9).frame(0, 32))
     assert train[9].shape == (32, 32, 3)
     assert any((train[i] != heldout[i]).any() for i in range(5))
+
+
+def test_moments_are_of_scenes_of_their_part():
+    train, heldout = (MomentsConfig().build(32, 3, part) for part in ("train", "heldout"))
+    scene = World(3, "train").scene(9)
+    shown = (scene.frame(seconds, 32).astype(int) for seconds in np.linspace(0, scene.seconds, 2000))
+    assert min(abs(frame - train[9]).max() for frame in shown) <= 4  # between two of these times
+    np.testing.assert_array_equal(train[9], MomentsConfig().build(32, 3)[9])
+    assert any((train[i] != heldout[i]).any() for i in range(5))
+    begins = [World(3, "train").scene(i).frame(0, 32) for i in range(20)]
+    assert sum((train[i] != begin).any() for i, begin in enumerate(begins)) > 10  # most of them have moved on
 
 
 def test_frames_lie_over_the_devices():

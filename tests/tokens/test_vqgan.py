@@ -122,6 +122,8 @@ def test_a_configuration_comes_back_from_json():
         ({"channels": (8, 18)}, r"channels \(8, 18\) do not divide into 4 groups"),
         ({"channels": ()}, "one or more levels and sizes from 1 up"),
         ({"patch": 0}, "one or more levels and sizes from 1 up"),
+        ({"middle_blocks": -1}, "numbers of blocks are 0 or more"),
+        ({"channels": (8, 16), "decoder_blocks": 0}, r"from one width to another of channels \(8, 16\)"),
     ],
 )
 def test_impossible_shapes_are_refused(change, says):

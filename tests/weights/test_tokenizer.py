@@ -9,7 +9,10 @@ from safetensors.numpy import load_file, save_file
 
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape, build_mesh
-from ringworld.weights.tokenizer import fingerprint, load_tokenizer, save_tokenizer
+from ringworld.recipes import VQGAN_NANO
+from ringworld.weights.tokenizer import SHIPPED, fingerprint, load_tokenizer, save_tokenizer
+from ringworld.worlds.film import World
+from ringworld.worlds.reader import read
 from tokens.small_vqgan import SMALL, draw
 
 ONE = MeshShape()
@@ -52,8 +55,26 @@ def test_half_the_bytes_change_few_codes(tmp_path):
     assert (halved.encode(frames) == codes).mean() > 0.9
 
 
+def test_a_shipped_tokenizer_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    nano = load_tokenizer(Path("nano"), mesh())
+    assert nano.config == VQGAN_NANO
+    assert SHIPPED["nano"].stat().st_size <= 8e6
+    scenes = [World(5, "heldout").picture(i) for i in range(32)]
+    frames = np.stack([scene.frame(0, 64) for scene in scenes])
+    painted = nano.decode(nano.encode(frames))
+    error = ((frames.astype(float) - painted) ** 2).mean((1, 2, 3))
+    assert (10 * np.log10(255**2 / error)).mean() > 28  # PSNR, in dB
+    right = [read(frame).agrees(scene.ground, scene.at(0)) for frame, scene in zip(painted, scenes, strict=True)]
+    assert np.mean(right) > 0.5
+
+    (tmp_path / "nano").mkdir()  # of two things with that name the one that was made here
+    with pytest.raises(UserError, match="holds no weights"):
+        load_tokenizer(Path("nano"), mesh())
+
+
 def test_what_is_no_tokenizer_is_said(tmp_path):
-    with pytest.raises(UserError, match=r"there is no tokenizer .*nowhere: give the folder"):
+    with pytest.raises(UserError, match=r"there is no tokenizer .*nowhere: .* shipped one: nano"):
         load_tokenizer(tmp_path / "nowhere", mesh())
     (tmp_path / "text.safetensors").write_text("not arrays")
     with pytest.raises(UserError, match=r"cannot read .*text\.safetensors .*must be a whole"):

@@ -47,8 +47,7 @@ class ShapesConfig:
     most: int = 3
 
     def build(self, frame_size: int, seed: int, part: Part = "train") -> "Shapes":
-        parts: tuple[WorldPart, ...] = ("train", "heldout") if part == "all" else (part,)
-        return Shapes(tuple(World(seed, one, self.least, self.most) for one in parts), frame_size)
+        return Shapes(_worlds(self, seed, part), frame_size)
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,38 @@ class Shapes:
         """What there is in the frame of a number."""
         number, world = divmod(index, len(self.worlds))
         return self.worlds[world].picture(number)
+
+
+@dataclass(frozen=True)
+class MomentsConfig:
+    """Frames out of the shapes world's scenes: things that move, some of them partly hidden or half outside."""
+
+    least: int = 1
+    most: int = 3
+
+    def build(self, frame_size: int, seed: int, part: Part = "train") -> "Moments":
+        return Moments(_worlds(self, seed, part), frame_size)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A frame of each scene of some worlds in turn, at a time drawn by its number."""
+
+    worlds: tuple[World, ...]
+    size: int
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, index: int) -> Frame:
+        number, world = divmod(index, len(self.worlds))
+        scene = self.worlds[world].scene(number)
+        return scene.frame(np.random.default_rng(index).uniform(0, scene.seconds), self.size)
+
+
+def _worlds(config: "ShapesConfig | MomentsConfig", seed: int, part: Part) -> tuple[World, ...]:
+    parts: tuple[WorldPart, ...] = ("train", "heldout") if part == "all" else (part,)
+    return tuple(World(seed, one, config.least, config.most) for one in parts)
 
 
 @dataclass(frozen=True)
@@ -178,7 +209,7 @@ class _Media:
                 yield from ((path, None) for path in paths)
 
 
-FrameSourceConfig = ShapesConfig | MediaConfig
+FrameSourceConfig = ShapesConfig | MomentsConfig | MediaConfig
 
 
 def frames_of(data: str, fps: float) -> FrameSourceConfig:

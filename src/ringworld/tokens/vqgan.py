@@ -62,6 +62,13 @@ class VqganConfig:
     def __post_init__(self) -> None:
         if not self.channels or min(self.frame_size, self.latent, self.patch, *self.channels) < 1:
             raise UserError(f"a VQGAN needs one or more levels and sizes from 1 up; got {self}")
+        if min(self.encoder_blocks, self.decoder_blocks, self.middle_blocks) < 0:
+            raise UserError(f"a VQGAN's numbers of blocks are 0 or more; got {self}")
+        if len(set(self.channels)) > 1 and not (self.encoder_blocks and self.decoder_blocks):
+            raise UserError(
+                f"from one width to another of channels {self.channels} leads a residual block: take 1 or more of "
+                f"encoder_blocks and decoder_blocks; got {self.encoder_blocks} and {self.decoder_blocks}"
+            )
         if self.frame_size % self.reduction:
             raise UserError(
                 f"frames of {self.frame_size} pixels do not divide into codes of {self.reduction}: patches of "

@@ -1,4 +1,4 @@
-"""Tokenizers of frames on disk: a run folder, or one .safetensors file, as people pass them on.
+"""Tokenizers of frames on disk: a run folder, or one .safetensors file, as people pass them on; some are shipped.
 
 The file holds the arrays by their paths ("decoder/first/kernel"), and in its metadata the configuration as JSON.
 """
@@ -23,6 +23,7 @@ from ringworld.tokens.vqgan import VqganConfig, VqganWeights, declare
 from ringworld.weights.checkpoint import misfits, named, newest_checkpoint, read_json, restore
 
 KIND = "vqgan"
+SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "shipped").glob("*.safetensors"))}
 _METADATA = "ringworld"
 _FRAMES = 32  # a device encodes at a time
 
@@ -36,12 +37,14 @@ def load_tokenizer(path: Path, mesh: Mesh, batch: int | None = None) -> FrameTok
     """A tokenizer of frames, spread over `mesh`.
 
     Args:
-        path: a training run's folder, or a .safetensors file.
+        path: a training run's folder, or a .safetensors file; where there is neither, a name in `SHIPPED`.
         batch: frames at a time; by default 32 for each device that frames are spread over.
 
     Raises:
         UserError: there is no such path, or what is there is damaged or no tokenizer of frames.
     """
+    if not path.exists():
+        path = SHIPPED.get(str(path), path)
     config, weights = _from_file(path, mesh) if path.is_file() else _from_run(path, mesh)
     return FrameTokenizer(weights, config, mesh, batch or _FRAMES * axis_size(mesh, "batch"))
 
@@ -75,7 +78,8 @@ def _config(about: Any, path: Path) -> VqganConfig:
 def _from_run(path: Path, mesh: Mesh) -> tuple[VqganConfig, VqganWeights]:
     if not path.exists():
         raise UserError(
-            f"there is no tokenizer {path}: give the folder of a run that trained one, or a .safetensors file"
+            f"there is no tokenizer {path}: give the folder of a run that trained one, a .safetensors file, or the "
+            f"name of a shipped one: {', '.join(SHIPPED)}"
         )
     checkpoint = newest_checkpoint(path)
     config = _config(read_json(checkpoint, "model", "model.json"), checkpoint)
