@@ -19,7 +19,8 @@ TIMEOUT = "--xla_cpu_collective_call_terminate_timeout_seconds="
 
 
 def said(**environment: str) -> str:
-    variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | environment
+    variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    variables |= {"JAX_PLATFORMS": "cpu", **environment}
     command = [sys.executable, "-c", PROGRAM]
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout.strip()
 

@@ -33,7 +33,7 @@ examples:
   ringworld evaluate needle --model runs-out/nano --lengths 512,1024 --out runs-out/needle
   ringworld generate text --model runs-out/nano --prompt "The sea was" --max-tokens 32
   ringworld train vqgan-nano --out runs-out/eyes    # a tokenizer of frames
-  ringworld tokenize films/ --tokenizer nano --out runs-out/codes
+  ringworld tokenize films/ --tokenizer runs-out/eyes --out runs-out/codes
   ringworld reconstruct film.mp4 --tokenizer runs-out/eyes --out beside.mp4
 
 ringworld COMMAND --help says what a command takes; ringworld --version says which one this is."""
@@ -262,7 +262,7 @@ class OfTokenizer:
     """What every command takes that uses a tokenizer of frames.
 
     Attributes:
-        tokenizer: nano, which ringworld brings; what `ringworld train vqgan-...` wrote; or a .safetensors file.
+        tokenizer: nano, shipped, for frames of shapes; what `ringworld train vqgan-...` wrote; or a .safetensors file.
     """
 
     tokenizer: Folder
