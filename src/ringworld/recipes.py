@@ -288,7 +288,7 @@ def vqgan_nano(seed: int = 0, data: Path | None = None) -> VqganRecipe:
     """The tokenizer of small frames, by default for the shapes world; what came of it: docs/tokenizer.md."""
     shapes = ((ShapesConfig(least=1, most=5), 0.75), (MomentsConfig(least=1, most=4), 0.25))
     frames = shapes if data is None else _frames(data)
-    return _vqgan_nano("vqgan-nano", "16 codes of a 64x64 frame", VQGAN_NANO, frames, 13_000, seed)
+    return _vqgan_nano("vqgan-nano", "16 codes of a 64x64 frame", VQGAN_NANO, frames, 7_000, seed)
 
 
 def vqgan_emoji(seed: int = 0, data: Path | None = None) -> VqganRecipe:

@@ -29,7 +29,7 @@ def test_captions_say_what_is_there_and_how_it_moves():
 
 
 def test_questions_have_the_answer_that_the_film_shows():
-    film = World(0).film(0, 600)
+    film = World(0).film(3, 600)
     asked = questions(film, 1, 64)
     assert len(asked) == 64
     assert {question.kind for question in asked} == set(KINDS)

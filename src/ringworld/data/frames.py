@@ -27,8 +27,8 @@ from ringworld.errors import UserError
 from ringworld.mesh import named_sharding
 from ringworld.tokens.images import Fit, read_image
 from ringworld.tokens.video import exact_fps, read_video, video_info
+from ringworld.worlds.film import GRID, Scene, World
 from ringworld.worlds.film import Part as WorldPart
-from ringworld.worlds.film import Scene, World
 
 Frame = UInt8[np.ndarray, "H W 3"]
 FrameSource = RandomAccess[Frame]
@@ -45,6 +45,7 @@ class ShapesConfig:
 
     least: int = 0
     most: int = 3
+    grid: int | None = GRID
 
     def build(self, frame_size: int, seed: int, part: Part = "train") -> "Shapes":
         return Shapes(_worlds(self, seed, part), frame_size)
@@ -75,6 +76,7 @@ class MomentsConfig:
 
     least: int = 1
     most: int = 3
+    grid: int | None = GRID
 
     def build(self, frame_size: int, seed: int, part: Part = "train") -> "Moments":
         return Moments(_worlds(self, seed, part), frame_size)
@@ -98,7 +100,7 @@ class Moments:
 
 def _worlds(config: "ShapesConfig | MomentsConfig", seed: int, part: Part) -> tuple[World, ...]:
     parts: tuple[WorldPart, ...] = ("train", "heldout") if part == "all" else (part,)
-    return tuple(World(seed, one, config.least, config.most) for one in parts)
+    return tuple(World(seed, one, config.least, config.most, config.grid) for one in parts)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ Option = TypeVar("Option")
 
 VELOCITIES: dict[Direction, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 TICKS = 8  # moments a second at which motion is worked out; between them things move evenly
+GRID = 8  # steps of a frame's side, on which things stand unless a world says otherwise
+SPEEDS = (0.125, 0.25)  # in sides of the frame a second: whole steps of that grid
 _GAP = 0.02  # between things that are put into a frame
 _RUN = 0.45  # what moves towards an edge has at least so far to go
 _TRIES = 30
@@ -62,11 +64,12 @@ class Event:
 
 @dataclass(frozen=True)
 class Scene:
-    """Some seconds on one ground."""
+    """Some seconds on one ground. Things are seen at the nearest of `grid` steps of a frame's side; None: anywhere."""
 
     ground: str
     acts: tuple[Act, ...]
     seconds: float
+    grid: int | None = None
 
     def at(self, seconds: float | int) -> tuple[Placed, ...]:
         """The things that are there at a time of the scene, those that pass last."""
@@ -75,6 +78,8 @@ class Scene:
         before = int(tick)
         after = min(before + 1, len(tracks) - 1)
         now = tracks[before] + (tick - before) * (tracks[after] - tracks[before])
+        if self.grid is not None:
+            now = np.floor(now * self.grid + 0.5) / self.grid
         there = [i for i, act in enumerate(self.acts) if act.enters <= seconds < act.leaves]
         there.sort(key=lambda i: self.acts[i].passes)
         return tuple(Placed(self.acts[i].thing, float(now[i, 0]), float(now[i, 1])) for i in there)
@@ -174,14 +179,14 @@ class Film:
 
 
 def is_new(thing: Thing, ground: str) -> bool:
-    """Whether a thing on a ground is held out: its colour on its kind, or its colour on that ground.
+    """Whether a thing on a ground is held out: a colour, a kind and a ground that training never shows together.
 
-    Each kind is held out in one colour and each ground under one colour, and none of these colours is the same within
-    a group, so that training sees all of them often, in other combinations.
+    Of each kind on each ground that is one colour. Any two of the three are seen together, so whoever takes a picture
+    apart has learned all that it takes.
     """
     colour = list(COLOURS).index(thing.colour)
     kind, below = KINDS.index(thing.kind), list(GROUNDS).index(ground)
-    return colour == (kind + 1) % len(COLOURS) or colour == (below + 4) % len(COLOURS)
+    return (colour + kind + below) % len(COLOURS) == 0
 
 
 @dataclass(frozen=True)
@@ -192,12 +197,19 @@ class World:
         part: "train" has no combination that `is_new`; in "heldout" the first thing of every picture and scene is one.
         least: things in a picture or scene, at least,
         most: and at most. No two have the same kind or the same colour, so that either names a thing.
+        grid: things stand at steps of so many parts of the frame's side, 2 or more; None: anywhere, which takes many
+            more codes to tell.
     """
 
     seed: int = 0
     part: Part = "train"
     least: int = 1
     most: int = 3
+    grid: int | None = GRID
+
+    def __post_init__(self) -> None:
+        if self.grid is not None and self.grid < 2:
+            raise ValueError(f"a world's grid has 2 or more steps a side, or is None; got {self.grid}")
 
     def picture(self, index: int) -> Scene:
         """A scene that is over at once: things that stay where they are, whole, and apart from each other."""
@@ -205,9 +217,9 @@ class World:
         ground, things = self._cast(random)
         acts: list[Act] = []
         for thing in things:
-            if (spot := _free_spot(random, thing, acts)) is not None:
+            if (spot := self._free_spot(random, thing, acts)) is not None:
                 acts.append(Act(thing, *spot, 0.0, 0.0, 0.0, np.inf))
-        return Scene(ground, tuple(acts), 0.0)
+        return Scene(ground, tuple(acts), 0.0, self.grid)
 
     def scene(self, index: int, seconds: float | int = 8.0) -> Scene:
         """Things that stay, move, appear, leave and pass, for so many seconds."""
@@ -233,7 +245,6 @@ class World:
         count = int(random.integers(self.least, self.most + 1))
         things: list[Thing] = []
         while len(things) < count:
-            # Of one draw more than half are allowed in training, and a quarter are new.
             thing = Thing(*(_choice(random, words) for words in (tuple(SIZES), tuple(COLOURS), KINDS)))
             if any(thing.colour == other.colour or thing.kind == other.kind for other in things):
                 continue
@@ -245,12 +256,12 @@ class World:
         ground, things = self._cast(random)
         acts: list[Act] = []
         for number, thing in enumerate(things):
-            speed = float(random.uniform(0.08, 0.25))
+            speed = _choice(random, SPEEDS)
             x, y = _choice(random, tuple(VELOCITIES.values()))
             if number and random.random() < 0.2 and not any(act.passes for act in acts):
-                acts.append(_passing(random, thing, x, y, seconds))
+                acts.append(self._passing(random, thing, x, y, seconds))
                 continue
-            spot = _free_spot(random, thing, acts)
+            spot = self._free_spot(random, thing, acts)
             if spot is None:
                 continue
             if not 0 < spot[0] + x * _RUN < 1 or not 0 < spot[1] + y * _RUN < 1:
@@ -262,28 +273,34 @@ class World:
             elif number and random.random() < 0.3:
                 leaves = float(round(seconds * random.uniform(0.5, 0.8)))
             acts.append(Act(thing, *spot, speed * x * moves, speed * y * moves, enters, leaves))
-        return Scene(ground, tuple(acts), seconds)
+        return Scene(ground, tuple(acts), seconds, self.grid)
+
+    def _free_spot(self, random: np.random.Generator, thing: Thing, acts: list[Act]) -> tuple[float, float] | None:
+        """A place for a thing, whole and apart from where the others start; None when there is hardly any."""
+        for _ in range(_TRIES):
+            x, y = self._inside(random, thing), self._inside(random, thing)
+            if all(
+                act.passes or np.hypot(act.x - x, act.y - y) > act.thing.radius + thing.radius + _GAP for act in acts
+            ):
+                return x, y
+        return None
+
+    def _passing(self, random: np.random.Generator, thing: Thing, x: int, y: int, seconds: float | int) -> Act:
+        """From outside of one edge to outside of the other, in the middle half of the scene."""
+        across = 1 + 2 * thing.radius
+        enters, leaves = seconds / 4, seconds * 3 / 4
+        speed = across / (leaves - enters)
+        lane = self._inside(random, thing)
+        edge = -thing.radius if x + y > 0 else 1 + thing.radius
+        return Act(thing, edge if x else lane, edge if y else lane, speed * x, speed * y, enters, leaves, passes=True)
+
+    def _inside(self, random: np.random.Generator, thing: Thing) -> float:
+        """A coordinate of a centre, on the grid, with the whole thing inside of the frame."""
+        low, high = thing.radius, 1 - thing.radius
+        if self.grid is None:
+            return float(random.uniform(low, high))
+        return int(random.integers(np.ceil(low * self.grid), np.floor(high * self.grid) + 1)) / self.grid
 
 
 def _choice(random: np.random.Generator, options: tuple[Option, ...]) -> Option:
     return options[int(random.integers(len(options)))]
-
-
-def _free_spot(random: np.random.Generator, thing: Thing, acts: list[Act]) -> tuple[float, float] | None:
-    """A place for a thing, whole and apart from where the others start; None when there is hardly any."""
-    low, high = thing.radius, 1 - thing.radius
-    for _ in range(_TRIES):
-        x, y = random.uniform(low, high, 2).tolist()
-        if all(act.passes or np.hypot(act.x - x, act.y - y) > act.thing.radius + thing.radius + _GAP for act in acts):
-            return x, y
-    return None
-
-
-def _passing(random: np.random.Generator, thing: Thing, x: int, y: int, seconds: float | int) -> Act:
-    """From outside of one edge to outside of the other, in the middle half of the scene."""
-    across = 1 + 2 * thing.radius
-    enters, leaves = seconds / 4, seconds * 3 / 4
-    speed = across / (leaves - enters)
-    lane = float(random.uniform(thing.radius, 1 - thing.radius))
-    edge = -thing.radius if x + y > 0 else 1 + thing.radius
-    return Act(thing, edge if x else lane, edge if y else lane, speed * x, speed * y, enters, leaves, passes=True)

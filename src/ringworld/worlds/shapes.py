@@ -30,7 +30,7 @@ GROUNDS: dict[str, RGB] = {
     "rose": (240, 184, 196),
     "slate": (72, 88, 106),
 }
-SIZES = {"small": 0.24, "large": 0.38}  # diameters
+SIZES = {"small": 0.25, "large": 0.375}  # diameters
 # Distances from the edge, negative inside, of a shape that reaches from -1 to 1. Where two edges meet the true distance
 # is a little larger: what is drawn are sharp corners.
 _DISTANCES: dict[str, Callable[[Coordinates, Coordinates], Coordinates]] = {
