@@ -3,9 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PEERS := .venv-peers/bin
+PEERS_READY := .venv-peers/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow lint format bench
+.PHONY: help setup demo test slow peers lint format bench
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +30,15 @@ test: $(READY)  ## the fast tests
 
 slow: $(READY)  ## the tests that take longer
 	@$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]  # 5: there is no slow test
+
+peers: $(PEERS_READY)  ## the tests against transformers, in .venv-peers with torch (2.3 GB with its CPU build)
+	@$(PEERS)/python -m pytest tests/peers $(ARGS)
+
+# Where pip knows an index with torch's CPU build, it takes that one: 2.13.0+cpu is newer to it than 2.13.0.
+$(PEERS_READY): pyproject.toml constraints.txt constraints-peers.txt
+	test -x $(PEERS)/python || $(PYTHON) -m venv .venv-peers
+	$(PEERS)/python -m pip install --quiet -e '.[dev]' torch transformers -c constraints.txt -c constraints-peers.txt
+	@touch $@
 
 lint: $(READY)  ## ruff, pyright, and the direction of imports
 	$(BIN)/ruff check

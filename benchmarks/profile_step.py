@@ -85,7 +85,7 @@ def main(settings: Settings) -> None:
     )
     batches = [place(next(loader), mesh, "zigzag") for _ in range(settings.steps + 1)]
     state = init_state(jax.random.key(0), recipe.model, recipe.optimizer, mesh)
-    frequencies = jnp.asarray(rope_frequencies(stage.rope_theta, recipe.model.head_dim))
+    frequencies = rope_frequencies(stage.rope_theta, recipe.model.head_dim)
     rate = jnp.float32(stage.learning_rate)
     step = make_step(recipe.model, recipe.optimizer, mesh, tokenizer.vocabulary.modalities, recipe.precision)
     program = step.lower(state, batches[0], frequencies, rate).compile()

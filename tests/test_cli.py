@@ -46,7 +46,7 @@ def test_help_lists_the_commands_with_examples(words: list[str], capsys: pytest.
         cli.main(words)
     assert not stop.value.code
     shown = capsys.readouterr().out
-    for command in ("demo", "train", "evaluate", "generate", "tokenize", "reconstruct"):
+    for command in ("demo", "train", "evaluate", "generate", "tokenize", "reconstruct", "chat", "convert"):
         assert re.search(rf"• {command} ", shown)
         assert f"  ringworld {command}" in shown
 
@@ -80,7 +80,7 @@ def test_the_words_of_the_train_command() -> None:
 
 def test_the_words_of_the_evaluate_command() -> None:
     grid = "--model m --lengths 512,1024 --depths 5 --rounds 2 --out o"
-    asked: dict[str, Any] = {"model": Path("m"), "lengths": (512, 1024), "depths": 5, "rounds": 2, "out": Path("o")}
+    asked: dict[str, Any] = {"model": "m", "lengths": (512, 1024), "depths": 5, "rounds": 2, "out": Path("o")}
     needle, multi, perplexity = (
         cli.parse(words.split())
         for words in (
@@ -91,13 +91,13 @@ def test_the_words_of_the_evaluate_command() -> None:
     )
     assert needle == cli.Evaluate(cli.Needle(**asked))
     assert multi == cli.Evaluate(cli.MultiNeedle(**asked, needles=4, asked=2))
-    assert perplexity == cli.Evaluate(cli.Perplexity(model=Path("m"), out=Path("o"), length=64))
+    assert perplexity == cli.Evaluate(cli.Perplexity(model="m", out=Path("o"), length=64))
 
 
 def test_the_words_of_the_generate_command() -> None:
     words = ["generate", "text", "--model", "m", "--prompt", "The sea was", "--max-tokens", "32", "--temperature", "0"]
     assert cli.parse(words) == cli.Generate(
-        what="text", model=Path("m"), prompt="The sea was", max_tokens=32, temperature=0.0
+        what="text", model="m", prompt="The sea was", max_tokens=32, temperature=0.0
     )
 
 
@@ -111,7 +111,7 @@ def test_the_words_for_a_tokenizer_of_frames() -> None:
         ("reconstruct a.png --tokenizer nano --out o", cli.Reconstruct(**nano, input=Path("a.png"))),
         ("reconstruct a.mp4 --tokenizer nano --out o --fps 2", cli.Reconstruct(**nano, input=Path("a.mp4"), fps=2.0)),
         ("evaluate tokenizer --tokenizer nano --out o", cli.Evaluate(cli.Tokenizer(**nano, data="shapes", part="all"))),
-        ("train vqgan-nano --out o --weights nano", cli.Train(recipe="vqgan-nano", out=Path("o"), weights="nano")),
+        ("train vqgan-nano --out o --init nano", cli.Train(recipe="vqgan-nano", out=Path("o"), init="nano")),
     ):
         assert cli.parse(words.split()) == command
 
@@ -205,7 +205,7 @@ def test_a_mistake_on_a_terminal_is_the_same_line() -> None:
 def test_a_missing_model_folder_in_a_process_of_its_own(tmp_path: Path) -> None:
     done = run("generate", "text", "--model", str(tmp_path / "nowhere"), "--prompt", "a")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"ringworld: there is no model folder {tmp_path / 'nowhere'}")
+    assert done.stderr.startswith(f"ringworld: there is no model {tmp_path / 'nowhere'}")
     assert done.stderr.count("\n") == 1
 
 
@@ -307,9 +307,11 @@ def test_a_tokenizer_is_evaluated(small: Path, tmp_path: Path) -> None:
         ("tokenize . --tokenizer nanno --out OUT", "there is no tokenizer nanno: give the folder"),
         ("reconstruct nowhere.png --tokenizer SMALL --out OUT/b.png", "nowhere.png"),
         ("evaluate tokenizer --data nowhere --tokenizer SMALL --out OUT", "there is no nowhere"),
-        ("train vqgan-nano --weights SMALL --out OUT", "vqgan-nano cannot begin with the weights of"),
+        ("train vqgan-nano --init SMALL --out OUT", "vqgan-nano cannot begin with the weights of"),
         ("train vqgan-lwm --out OUT", "vqgan-lwm trains on your own pictures and films"),
-        ("train debug --weights nano --out OUT", "debug begins with random weights"),
+        ("train debug --init nowhere --out OUT", "there is no model nowhere: give a folder"),
+        ("train debug --stages 8k --out OUT", "debug has stages of its own and does not take --stages"),
+        ("train extend --stages 8k --out OUT", "extend goes on from a trained model"),
     ],
 )
 def test_what_a_tokenizer_cannot_do_is_one_sentence(words: str, said: str, small: Path, tmp_path: Path) -> None:

@@ -8,13 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from generation.models import tokenizer
 from ringworld import recipes
 from ringworld.data.packing import Batch
 from ringworld.data.sources import NeedleSourceConfig, TokenizerConfig
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.rope import rope_frequencies
+from ringworld.training.loop import train
 from ringworld.training.step import abstract_state, make_step
+from ringworld.weights.hugging_face import write_hugging_face
+from ringworld.weights.models import open_model
+from weights import made
 
 PAPER = {  # LWM, stage 1: tokens in a row, theta, steps, warm-up, tokens in all (billions)
     "text-32k": (32_768, 1e6, 1200, 100, 4.8),
@@ -98,3 +103,32 @@ def test_recipes_that_need_data_say_so_and_those_that_do_not_too():
         recipes.build("text-1m")
     with pytest.raises(UserError, match="nano-text fetches its own prose"):
         recipes.build("nano-text", data=Path("books"))
+
+
+def test_extend_goes_on_from_a_trained_model_in_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "EXTEND_CORPORA", ("tiny",))
+    given = tokenizer()
+    start = made.source(given.vocabulary, np.float32, made.config(given.vocabulary))
+    write_hugging_face(replace(start, tokenizer=given), tmp_path / "given")
+    recipe = recipes.build("extend", init=str(tmp_path / "given"), lengths=(512, 1024))
+    about = start.description
+    assert [stage.rope_theta for stage in recipe.stages] == [about.rope_theta * 64, about.rope_theta * 256]
+    first = replace(recipe.stages[0], steps=2, warmup_steps=1)
+    train(replace(recipe, stages=(first,)), tmp_path / "run")
+    saved = open_model(tmp_path / "run")
+    assert (saved.description.context_length, saved.description.rope_theta) == (512, about.rope_theta * 64)
+    assert saved.tokenizer.encode("some words") == given.encode("some words")
+    moved = abs(saved.read("layers/query") - start.read("layers/query"))
+    assert 0 < moved.max() < 1e-3  # it began there
+
+    larger = replace(recipe, model=replace(recipe.model, ffn=24), stages=(first,))
+    with pytest.raises(UserError, match=r"extend cannot begin with the weights of .*given, of another shape: ffn"):
+        train(larger, tmp_path / "larger")
+
+
+def test_a_model_to_begin_with_gives_a_recipe_its_shape(tmp_path: Path) -> None:
+    given = tokenizer()
+    start = made.source(given.vocabulary, np.float32, made.config(given.vocabulary))
+    write_hugging_face(replace(start, tokenizer=given), tmp_path / "given")
+    recipe = recipes.build("debug", init=str(tmp_path / "given"))
+    assert (recipe.model, recipe.tokenizer) == (start.description.config, None)

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,6 +33,8 @@ examples:
   ringworld train debug --devices 8 --mesh sequence=8 --out runs-out/ring
   ringworld evaluate needle --model runs-out/nano --lengths 512,1024 --out runs-out/needle
   ringworld generate text --model runs-out/nano --prompt "The sea was" --max-tokens 32
+  ringworld chat --model smollm2                    # a model that others trained, fetched
+  ringworld convert smollm2 smollm2-hf --to hugging-face
   ringworld train vqgan-nano --out runs-out/eyes    # a tokenizer of frames
   ringworld tokenize films/ --tokenizer runs-out/eyes --out runs-out/codes
   ringworld reconstruct film.mp4 --tokenizer runs-out/eyes --out beside.mp4
@@ -47,6 +50,11 @@ def _whole(text: str) -> int:
 
 def _wholes(text: str) -> tuple[int, ...]:
     return tuple(map(_whole, text.split(",")))
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    """ "8k,16384" -> 8192, 16384."""
+    return tuple(1024 * _whole(word[:-1]) if word[-1:] in ("k", "K") else _whole(word) for word in text.split(","))
 
 
 def _number(text: str) -> float:
@@ -71,6 +79,7 @@ def _words(
 
 Count = Annotated[int, _words("N", _whole)]
 Counts = Annotated[tuple[int, ...], _words("N,N,...", _wholes, lambda values: ",".join(map(str, values)))]
+Lengths = Annotated[tuple[int, ...], _words("N,Nk,...", _lengths, lambda values: ",".join(map(str, values)))]
 Number = Annotated[float, _words("X", _number)]
 MaybeCount = Annotated[int | None, _words("N", _whole)]
 MaybeMesh = Annotated[str | None, _words("AXIS=N,...", str)]
@@ -113,7 +122,8 @@ class Train:
     """Train a recipe, stage after stage, or go on where the folder stands.
 
     Language models: debug (seconds, no network), nano-text (the demo's), nano-text-long (on to 64K tokens), and LWM's
-    at 7B, for pods: text-32k, text-128k, text-256k, text-512k, text-1m. Tokenizers of frames: vqgan-nano (64x64),
+    at 7B, for pods: text-32k, text-128k, text-256k, text-512k, text-1m. extend goes on from a trained model (--init) to
+    longer contexts (--stages). Tokenizers of frames: vqgan-nano (64x64),
     vqgan-emoji (the same with more codes) and LWM's, vqgan-lwm (256x256, for accelerators).
 
     Attributes:
@@ -124,7 +134,9 @@ class Train:
         data: for debug and text-*, a folder of .txt files or a .jsonl file (nano-* fetch their own prose). For vqgan-*,
             pictures and films: a file, a folder, a .jsonl file, shapes (the built-in world), or one of emoji, clips and
             pedestrians, which are fetched.
-        weights: begin with this tokenizer of frames (vqgan-* only): nano, a run's folder, or a .safetensors file.
+        init: begin with this model: a name (smollm2), a run's or a Hugging Face folder, or a .gguf file. For vqgan-*,
+            with this tokenizer of frames: nano, a run's folder, or a .safetensors file.
+        stages: context lengths of extend, such as 8k,16k.
     """
 
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
@@ -132,7 +144,8 @@ class Train:
     steps: Annotated[MaybeCount, _default("all stages, to their ends")] = None
     seed: Count = 0
     data: Annotated[MaybePath, _default("the recipe's own")] = None
-    weights: Annotated[MaybeText, _default("random ones")] = None
+    init: Annotated[MaybeText, _default("random weights")] = None
+    stages: Annotated[Lengths, _default("the recipe's own")] = ()
     compute: Devices = field(default_factory=Devices)
 
     def __call__(self) -> None:
@@ -140,7 +153,7 @@ class Train:
         from ringworld import recipes
         from ringworld.training.loop import train
 
-        recipe = recipes.build(self.recipe, seed=self.seed, data=self.data, weights=self.weights)
+        recipe = recipes.build(self.recipe, seed=self.seed, data=self.data, init=self.init, lengths=self.stages)
         train(recipe, self.out, mesh=mesh, steps=self.steps)
 
 
@@ -149,10 +162,11 @@ class OfModel:
     """What every command takes that asks a trained model.
 
     Attributes:
-        model: what `ringworld train --out` wrote.
+        model: what `ringworld train --out` or `ringworld convert` wrote, smollm2 (fetched), a name on Hugging Face, a
+            folder that transformers opens, or a .gguf file.
     """
 
-    model: Folder
+    model: Annotated[str, _words("MODEL", str)]
     compute: Devices = field(default_factory=Devices)
 
     def load(self, *, many_rows: bool) -> "Model":
@@ -428,6 +442,81 @@ class Generate(OfModel):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Chat(OfModel):
+    """Talk with a model. /help says what else one can type; ctrl-C stops an answer, and not the program.
+
+    Attributes:
+        system: what the model is told before the first turn.
+        max_tokens: an answer has at most so many.
+        temperature: 0 takes the likeliest token each time; 1 draws as the model says.
+        top_k: draw among so many of the likeliest; 0 among all.
+        top_p: draw among the likeliest that have this probability together.
+        seed: of the draws.
+        resume: go on with a conversation that /save wrote.
+    """
+
+    system: Annotated[MaybeText, _default("what the model's own template says")] = None
+    max_tokens: Count = 512
+    temperature: Number = 0.0
+    top_k: Count = 0
+    top_p: Number = 1.0
+    seed: Count = 0
+    resume: Annotated[MaybePath, _default("begin anew")] = None
+
+    def __call__(self) -> None:
+        chat = self.load(many_rows=False).chat(self.system)
+        from ringworld.generation.chat import converse
+
+        with contextlib.suppress(ImportError):  # lines can be edited and called back, where the system has it
+            import readline  # noqa: F401
+        if self.resume is not None:
+            chat.load(self.resume)
+        converse(
+            chat,
+            lambda: input("> "),
+            partial(print, end="", flush=True),
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Write a model in another format, one array at a time.
+
+    Attributes:
+        model: a name (smollm2, or owner/name on Hugging Face), a run's, a converted or a Hugging Face folder, a .gguf
+            file, or LWM's file of weights.
+        target: the folder to write; for lwm a file.
+        to: ringworld's own folder, one that transformers opens, or LWM's file of weights.
+        rope_theta: of an LWM file, which does not say it: 1e6 of the models for 32K tokens, 1e7 for 128K and 256K,
+            2.5e7 for 512K, 5e7 for 1M.
+        context_length: of an LWM file, in tokens.
+    """
+
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    target: Annotated[Positional[Path], arg(metavar="TARGET")]
+    to: Literal["ringworld", "hugging-face", "lwm"] = "ringworld"
+    rope_theta: Annotated[MaybeNumber, _default("what the model says")] = None
+    context_length: Annotated[MaybeCount, _default("what the model says")] = None
+
+    def __call__(self) -> None:
+        from ringworld.weights.models import WRITERS, open_lwm_model, open_model
+
+        if (self.rope_theta is None) != (self.context_length is None):
+            raise UserError("an LWM file needs --rope-theta and --context-length; other models neither")
+        if self.rope_theta is None or self.context_length is None:
+            source = open_model(self.model)
+        else:
+            source = open_lwm_model(Path(self.model), self.rope_theta, self.context_length)
+        WRITERS[self.to](source, self.target)
+        print(f"{source.description.config.parameters / 1e6:,.1f}M parameters in {self.target}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo:
     """Train a small model from 64 tokens to 8K, ask it for needles in held-out prose, write a report.
 
@@ -453,6 +542,8 @@ Command = (
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Generate, subcommand("generate")]
+    | Annotated[Chat, subcommand("chat")]
+    | Annotated[Convert, subcommand("convert")]
     | Annotated[Tokenize, subcommand("tokenize")]
     | Annotated[Reconstruct, subcommand("reconstruct")]
 )

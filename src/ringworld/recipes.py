@@ -30,6 +30,7 @@ from ringworld.training.language import LanguageRecipe, LanguageStage
 from ringworld.training.optimizer import OptimizerConfig
 from ringworld.training.step import Precision
 from ringworld.training.vqgan import VqganLoss, VqganRecipe, VqganStage
+from ringworld.weights.models import open_model
 
 # LLaMA-2 7B, which LWM starts from.
 LLAMA_7B = ModelConfig(vocabulary_size=32000, dim=4096, ffn=11008, layers=32, heads=32, kv_heads=32, head_dim=128)
@@ -44,6 +45,10 @@ LWM_TEXT = {
     "1m": (1_048_576, 5e7, 450, 25, 16, 4),
 }
 LWM_TOKENS_PER_STEP = 2**22
+
+EXTEND = "extend"
+EXTEND_CORPORA = ("essays", "sotu")
+EXTEND_TOKENS = 2**18  # of a stage, which a laptop gets through in an hour or two with a model of 135M parameters
 
 # The demo's model. With two heads of 32 a layer, seeds took longer to learn whose number is asked for, or did not learn
 # it in the steps they had (docs/results.md).
@@ -240,6 +245,48 @@ def nano_text_long(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
     )
 
 
+def extend(init: str | None, lengths: tuple[int, ...], seed: int = 0, data: Path | None = None) -> LanguageRecipe:
+    """A trained model, on to longer contexts: LWM's stage 1 with whatever can be stepped here.
+
+    RoPE's theta grows with the square of the length, about as in LWM's table from 4K to 128K. Half of the tokens are in
+    long texts, half in documents with needles to be found.
+    """
+    if init is None or not lengths:
+        raise UserError(
+            f"{EXTEND} goes on from a trained model to longer contexts: name it with --init and their lengths with "
+            "--stages, such as --init smollm2 --stages 8k,16k"
+        )
+    about = open_model(init).description
+    texts = CorpusConfig(EXTEND_CORPORA) if data is None else _texts(data)
+    stages = tuple(
+        LanguageStage(
+            name=str(length) if length % 1024 else f"{length // 1024}k",
+            sequence_length=length,
+            batch_size=1,
+            steps=max(1, EXTEND_TOKENS // length),
+            rope_theta=about.rope_theta * max(1, length / about.context_length) ** 2,
+            learning_rate=4e-5,
+            warmup_steps=4,
+            sources=((texts, 0.5), (NeedleSourceConfig(EXTEND_CORPORA), 0.5)),
+            mesh=MeshShape(sequence=-1),
+        )
+        for length in lengths
+    )
+    return LanguageRecipe(
+        name=EXTEND,
+        summary=f"{init} on to contexts of {', '.join(stage.name for stage in stages)}",
+        model=about.config,
+        rope_scaling=about.rope_scaling,
+        tokenizer=None,
+        init=init,
+        optimizer=OptimizerConfig(kind="adamw"),
+        stages=stages,
+        seed=seed,
+        precision=Precision(remat="layer"),
+        checkpoint_seconds=600.0,
+    )
+
+
 def _lwm_text(last: str) -> Callable[[int, Path | None], LanguageRecipe]:
     """LWM's stage 1 from the beginning to the length `last`."""
 
@@ -376,19 +423,35 @@ RECIPES: Mapping[str, Callable[[int, Path | None], Recipe]] = {
 } | {f"text-{length}": _lwm_text(length) for length in LWM_TEXT}
 
 
-def build(name: str, *, seed: int = 0, data: Path | None = None, weights: str | None = None) -> Recipe:
-    """The recipe of a name, to begin with random weights or, if it is a tokenizer's, with those of another tokenizer.
+def build(
+    name: str,
+    *,
+    seed: int = 0,
+    data: Path | None = None,
+    init: str | None = None,
+    lengths: tuple[int, ...] = (),
+) -> Recipe:
+    """The recipe of a name.
+
+    Args:
+        init: a model to begin with, whose shape and tokenizer it then has; for a tokenizer of frames another one of
+            its shape.
+        lengths: of the contexts of `extend`.
 
     Raises:
-        UserError: an unknown name, with the nearest; data or weights that the recipe does not take, or needs.
+        UserError: an unknown name, with the nearest; data, a model to begin with, or lengths that the recipe does not
+            take, or needs.
     """
+    if name == EXTEND:
+        return extend(init, lengths, seed, data)
+    if lengths:
+        raise UserError(f"{name} has stages of its own and does not take --stages: leave it out, or train {EXTEND}")
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.3)
+        near = difflib.get_close_matches(name, (*RECIPES, EXTEND), n=1, cutoff=0.3)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"there is no recipe {name!r}: {hint}The recipes are {', '.join(RECIPES)}")
+        raise UserError(f"there is no recipe {name!r}: {hint}The recipes are {', '.join((*RECIPES, EXTEND))}")
     recipe = RECIPES[name](seed, data)
-    if weights is None:
-        return recipe
-    if not isinstance(recipe, VqganRecipe):
-        raise UserError(f"{name} begins with random weights and does not take --weights {weights}: leave it out")
-    return replace(recipe, weights=weights)
+    if init is not None and isinstance(recipe, LanguageRecipe):
+        about = open_model(init).description
+        return replace(recipe, init=init, model=about.config, rope_scaling=about.rope_scaling, tokenizer=None)
+    return replace(recipe, init=init)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ringworld.data import corpora, packages
+from ringworld import packages
+from ringworld.data import corpora
 from ringworld.data.corpora import held_out, load_corpus, split
 from ringworld.errors import UserError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringworld.data import packages
+from ringworld import packages
 from ringworld.data.frames import MediaConfig, Part
 from ringworld.data.galleries import GALLERIES, gallery
 from ringworld.errors import UserError

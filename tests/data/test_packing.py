@@ -56,6 +56,13 @@ def test_bos_and_eos_are_added_once() -> None:
     assert (empty.tokens.tolist(), empty.weights.tolist()) == ([1, 2], [0, 0])
 
 
+def test_a_vocabulary_without_bos_adds_none() -> None:
+    vocabulary = Vocabulary(text_size=100, bos=None, eos=2, pad=2)
+    assert frame(document(([11, 12], 0.5)), vocabulary).tokens.tolist() == [11, 12, 2]
+    assert frame(document(([2], 0.5)), vocabulary).tokens.tolist() == [2]
+    assert frame(document(), vocabulary).tokens.tolist() == [2]
+
+
 def test_an_added_eos_weighs_what_the_last_span_weighs() -> None:
     assert frame(document(([11], 0.0), ([12], 0.25)), VOCABULARY).weights[1:].tolist() == [0, 0.25, 0.25]
     assert frame(document(([11], 1.0), ([12], 0.0)), VOCABULARY).weights[1:].tolist() == [1, 0, 0]

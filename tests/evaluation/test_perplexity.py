@@ -16,9 +16,9 @@ def test_losses_are_those_of_a_softmax_over_all_logits() -> None:
     model = random_model()
     tokens, targets = np.random.default_rng(0).integers(0, 400, (2, 3, 100)).astype(np.int32)
     options = {"config": model.config, "mesh": model.mesh}
-    losses = token_losses(model.weights, tokens, targets, model.frequencies, text_size=400, **options)
+    losses = token_losses(model.weights, tokens, targets, model.frequencies(1), text_size=400, **options)
     positions = np.broadcast_to(np.arange(100, dtype=np.int32), (3, 100))
-    through = jax.jit(lambda w, t, s, p: forward(w, t, s, p, frequencies=model.frequencies, **options))
+    through = jax.jit(lambda w, t, s, p: forward(w, t, s, p, frequencies=model.frequencies(1), **options))
     hidden = through(model.weights, tokens, np.ones_like(tokens), positions)
     logits = jax.nn.log_softmax(hidden @ head(model.weights))
     np.testing.assert_allclose(
@@ -27,10 +27,16 @@ def test_losses_are_those_of_a_softmax_over_all_logits() -> None:
 
 
 def test_windows_are_spread_over_the_text_and_begin_with_bos() -> None:
-    tokens, targets = rows_of(np.arange(10, 65, dtype=np.int32), 10, 3, bos=1)
+    tokens, targets = rows_of(np.arange(10, 65, dtype=np.int32), 10, 3, opening=(1,))
     np.testing.assert_array_equal(targets, [range(10, 20), range(30, 40), range(50, 60)])
     np.testing.assert_array_equal(tokens, [[1, *range(10, 19)], [1, *range(30, 39)], [1, *range(50, 59)]])
-    assert len(rows_of(np.arange(55, dtype=np.int32), 10, 99, bos=1)[0]) == 5
+    assert len(rows_of(np.arange(55, dtype=np.int32), 10, 99, opening=(1,))[0]) == 5
+
+
+def test_windows_of_a_model_without_bos_begin_with_a_token_that_is_no_target() -> None:
+    tokens, targets = rows_of(np.arange(20, dtype=np.int32), 10, 2, opening=())
+    np.testing.assert_array_equal(tokens, [range(9), range(10, 19)])
+    np.testing.assert_array_equal(targets, [range(1, 10), range(11, 20)])
 
 
 def test_ranges_of_positions_and_the_files(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from drawn import draw
@@ -11,7 +10,6 @@ from ringworld.data.corpora import load_corpus
 from ringworld.generation.model import Model
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.config import ModelConfig
-from ringworld.model.rope import rope_frequencies
 from ringworld.tokens.text import TextTokenizer, train_tokenizer
 
 
@@ -33,5 +31,4 @@ def random_model(shape: MeshShape = MeshShape(), seed: int = 0, norm_eps: float 
     )  # fmt: skip
     mesh = build_mesh(shape, jax.devices()[: int(np.prod(shape.sizes))])
     weights = draw(seed, config, mesh, scale=0.7)
-    frequencies = jnp.asarray(rope_frequencies(1e4, config.head_dim))
-    return Model(weights, config, tokenizer(), frequencies, mesh, context_length=128)
+    return Model(weights, config, tokenizer(), 1e4, mesh, context_length=128)

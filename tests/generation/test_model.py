@@ -22,7 +22,7 @@ def full_forward_greedy(model: Model, ids: np.ndarray, count: int) -> list[int]:
     """Token after token, each by a forward pass over everything so far: what decoding with a cache must come to."""
     vocabulary = model.tokenizer.vocabulary
     positions = jnp.arange(len(ids) + count, dtype=jnp.int32)[None]
-    through = jax.jit(partial(forward, config=model.config, frequencies=model.frequencies, mesh=model.mesh))
+    through = jax.jit(partial(forward, config=model.config, frequencies=model.frequencies(1), mesh=model.mesh))
     made: list[int] = []
     for _ in range(count):
         so_far = [*ids, *made]

@@ -16,7 +16,7 @@ def exact_angles(positions: np.ndarray, theta: float, head_dim: int) -> np.ndarr
 @pytest.mark.parametrize("theta", [1e4, 1e6, 5e7])
 def test_angles_at_a_million_tokens_are_those_of_float64(theta):
     positions = np.array([0, 1, 257, 65_535, 1_048_575, 2**24 + 1], np.int32)
-    by = jax.jit(rotation)(jnp.asarray(positions)[None], jnp.asarray(rope_frequencies(theta, 128)))
+    by = jax.jit(rotation)(jnp.asarray(positions)[None], rope_frequencies(theta, 128))
     angles = exact_angles(positions, theta, 128)
     np.testing.assert_allclose(by.cosine[0], np.cos(angles), atol=1e-5)
     np.testing.assert_allclose(by.sine[0], np.sin(angles), atol=1e-5)
@@ -32,7 +32,7 @@ def test_plain_float32_would_not_do():
 def test_a_product_depends_on_the_distance_alone():
     rng = np.random.default_rng(0)
     query, key = (jnp.asarray(rng.normal(size=(1, 1, 1, 32)), jnp.float32) for _ in range(2))
-    frequencies = jnp.asarray(rope_frequencies(1e4, 32))
+    frequencies = rope_frequencies(1e4, 32)
 
     def product(query_position: int, key_position: int) -> float:
         turned = (

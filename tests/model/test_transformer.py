@@ -73,7 +73,7 @@ def run(shape: MeshShape, weights: Weights | None = None, layout="zigzag", **opt
     there, back = order(LENGTH, shape.sequence, layout), inverse(LENGTH, shape.sequence, layout)
     batch = [jax.device_put(x[:, there], named_sharding(mesh, ("batch", "sequence"))) for x in rows()]
     weights = draw(0, CONFIG, mesh) if weights is None else weights
-    frequencies = jnp.asarray(rope_frequencies(THETA, CONFIG.head_dim))
+    frequencies = rope_frequencies(THETA, CONFIG.head_dim)
     return np.asarray(
         jax.jit(lambda w, *b: forward(w, *b, config=CONFIG, frequencies=frequencies, mesh=mesh, **options))(
             weights, *batch

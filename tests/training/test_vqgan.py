@@ -164,7 +164,7 @@ def test_a_codebook_begins_at_the_first_batch(tmp_path):
 
 def test_a_run_may_begin_with_the_weights_of_another(whole, tmp_path):
     given = load_tokenizer(whole, build_mesh(RECIPE.mesh))
-    recipe = replace(RECIPE, weights=str(whole))
+    recipe = replace(RECIPE, init=str(whole))
     state = VqganLearner(recipe).init(jax.random.key(0), build_mesh(RECIPE.mesh))
     for weights in (state.weights, state.trained.generator):
         jax.tree.map(np.testing.assert_array_equal, weights, given.weights)

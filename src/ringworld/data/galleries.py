@@ -4,9 +4,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ringworld.data.packages import Package, cache_folder, fetched, unpack, writing_cache
 from ringworld.errors import UserError
 from ringworld.files import write_folder_atomically
+from ringworld.packages import Package, cache_folder, fetched, unpack, writing_cache
 
 
 @dataclass(frozen=True)

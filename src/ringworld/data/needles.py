@@ -111,7 +111,7 @@ class Wording:
             return ids(head), ids(tail)
 
         vocabulary = tokenizer.vocabulary
-        self.bos = np.array([vocabulary.bos], np.int32)
+        self.bos = np.array(vocabulary.opening, np.int32)
         self.eos = np.array([vocabulary.eos], np.int32)
         self.digits = np.array(digits, np.int32)
         self.space, self.comma, self.conjunction = ids(" "), ids(","), ids(" and")

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float32, Int32, UInt32
+from jaxtyping import Array, Float32, Int32
 
 from ringworld.errors import UserError
 from ringworld.evaluation import plots
@@ -23,6 +23,7 @@ from ringworld.generation.model import Model
 from ringworld.mesh import axis_size, named_sharding
 from ringworld.model.cache import prompt_multiple
 from ringworld.model.config import ModelConfig
+from ringworld.model.rope import Frequencies
 from ringworld.model.transformer import Weights, forward, head
 
 # Tokens whose logits are held at once.
@@ -86,7 +87,7 @@ def token_losses(
     weights: Weights,
     tokens: Int32[Array, "B S"],
     targets: Int32[Array, "B S"],
-    frequencies: UInt32[Array | np.ndarray, "2 half"],
+    frequencies: Frequencies,
     *,
     config: ModelConfig,
     mesh: Mesh,
@@ -107,14 +108,18 @@ def token_losses(
     return jax.lax.map(loss, flat, batch_size=_CHUNK).reshape(tokens.shape)
 
 
-def rows_of(ids: Int32[np.ndarray, " N"], length: int, rows: int, bos: int) -> tuple[np.ndarray, np.ndarray]:
+def rows_of(
+    ids: Int32[np.ndarray, " N"], length: int, rows: int, opening: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """Windows of `length` tokens spread evenly over the text, at most `rows`: tokens (bos and all but the last),
-    targets.
+    targets. Without bos the first token of a window is no target.
     """
     windows = len(ids) // length
     chosen = np.unique(np.linspace(0, windows - 1, min(rows, windows)).round().astype(int))
     targets = np.stack([ids[w * length : (w + 1) * length] for w in chosen])
-    tokens = np.concatenate([np.full((len(targets), 1), bos, np.int32), targets[:, :-1]], axis=1)
+    if not opening:
+        return targets[:, :-1], targets[:, 1:]
+    tokens = np.concatenate([np.full((len(targets), 1), opening, np.int32), targets[:, :-1]], axis=1)
     return tokens, targets
 
 
@@ -125,7 +130,7 @@ def evaluate_perplexity(
     `out`.
 
     The texts are joined and cut, so a window may hold the end of one and the beginning of the next; each begins with
-    bos and sees no other.
+    bos, where the model has one, and sees no other.
 
     Args:
         data: a corpus (its held-out part) or a text file.
@@ -144,7 +149,7 @@ def evaluate_perplexity(
             "ask for a shorter length, or give a longer text"
         )
     vocabulary = model.tokenizer.vocabulary
-    tokens, targets = rows_of(ids, length, rows, vocabulary.bos)
+    tokens, targets = rows_of(ids, length, rows, vocabulary.opening)
     losses = np.concatenate(
         [
             _batch_losses(model, tokens[first : first + size], targets[first : first + size], size)
@@ -152,7 +157,8 @@ def evaluate_perplexity(
             for first in range(0, len(tokens), size)
         ]
     )
-    edges = [0, *(_FIRST_RANGE * 2**i for i in range(length.bit_length()) if _FIRST_RANGE * 2**i < length), length]
+    end = losses.shape[1]
+    edges = [0, *(_FIRST_RANGE * 2**i for i in range(end.bit_length()) if _FIRST_RANGE * 2**i < end), end]
     ranges = tuple(
         PositionRange(start, end, losses[:, start:end].size, float(losses[:, start:end].mean(dtype=np.float64)))
         for start, end in pairwise(edges)
@@ -182,7 +188,7 @@ def _batch_losses(model: Model, tokens: np.ndarray, targets: np.ndarray, rows: i
         model.weights,
         jax.device_put(np.pad(tokens, padding, constant_values=vocabulary.pad), sharding),
         jax.device_put(np.pad(targets, padding, constant_values=vocabulary.pad), sharding),
-        model.frequencies,
+        model.frequencies(tokens.shape[1]),
         config=model.config,
         mesh=model.mesh,
         text_size=vocabulary.text_size,

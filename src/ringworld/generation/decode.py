@@ -2,11 +2,13 @@
 
 Three compiled functions. `start` reads the prompts and chooses the first token; `step` makes one token more; `finish`
 makes all the others inside one loop on the device. Text streamed by `step` and text made by `finish` is the same.
+Where a cache is there already, `read` and `begin` take the place of `start`.
 
 What a compiled function depends on is the *shape* of its arguments, so shapes come from few sizes (`bucket`): prompts
 of 1,000 and 1,020 tokens run the same program.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,11 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int32, UInt32
+from jaxtyping import Array, Bool, Float, Int32
 
+from ringworld.errors import UserError
 from ringworld.generation.sampling import Sampler
-from ringworld.model.cache import Cache, decode_step, prefill
+from ringworld.mesh import named_sharding
+from ringworld.model.cache import Cache, decode_step, extend, prefill, room
 from ringworld.model.config import ModelConfig
+from ringworld.model.rope import Frequencies
 from ringworld.model.transformer import Weights
 
 
@@ -51,7 +56,7 @@ def _advance(
     state: Decoding,
     sampler: Sampler,
     stop: Int32[Array, ""],
-    frequencies: UInt32[Array | np.ndarray, "2 half"],
+    frequencies: Frequencies,
     *,
     config: ModelConfig,
     mesh: Mesh,
@@ -69,7 +74,7 @@ def start(
     lengths: Int32[Array, " B"],
     sampler: Sampler,
     stop: Int32[Array, ""],
-    frequencies: UInt32[Array | np.ndarray, "2 half"],
+    frequencies: Frequencies,
     *,
     capacity: int,
     config: ModelConfig,
@@ -89,13 +94,99 @@ def start(
     return Decoding(cache=cache, token=token, finished=token == stop, made=made + 1)
 
 
+def read(
+    weights: Weights,
+    tokens: Int32[np.ndarray, "B S"],
+    lengths: Int32[np.ndarray, " B"],
+    cache: Cache,
+    frequencies: Frequencies,
+    *,
+    config: ModelConfig,
+    mesh: Mesh,
+) -> Iterator[tuple[Float[Array, "B V"], Cache]]:
+    """Reads more tokens into a cache, piece by piece: however long the text, one piece's activations are in memory.
+
+    Args:
+        tokens: padded on the right. lengths: of each row, from 1 to S.
+        cache: used up. So is each one that comes back, as soon as the next is asked for.
+
+    Returns:
+        after each piece the logits after each row's last token so far, and the cache.
+
+    Raises:
+        UserError: the cache has no room for them; at once, not when the first piece is asked for.
+    """
+    there, longest, capacity = room(cache, mesh=mesh), int(lengths.max()), cache.segments.shape[1]
+    if longest > there:
+        raise UserError(
+            f"{longest} tokens more do not fit a cache for {capacity}: it has room for {there}; make a larger one, or "
+            "read less"
+        )
+    return _pieces_read(weights, tokens, lengths, cache, frequencies, config, mesh)
+
+
+def _pieces_read(
+    weights: Weights,
+    tokens: Int32[np.ndarray, "B S"],
+    lengths: Int32[np.ndarray, " B"],
+    cache: Cache,
+    frequencies: Frequencies,
+    config: ModelConfig,
+    mesh: Mesh,
+) -> Iterator[tuple[Float[Array, "B V"], Cache]]:
+    at, logits = 0, None
+    while (left := int(lengths.max()) - at) > 0:
+        size = min(next((size for size in _PIECES if 4 * left >= 3 * size), _PIECES[-1]), cache.segments.shape[1])
+        piece = np.zeros((len(tokens), size), np.int32)
+        piece[:, : tokens.shape[1] - at] = tokens[:, at : at + size]
+        here = np.clip(lengths - at, 0, size).astype(np.int32)
+        sharding = named_sharding(mesh, ("batch",))
+        new, cache = _extend(
+            weights,
+            jax.device_put(piece, sharding),
+            jax.device_put(here, sharding),
+            cache,
+            frequencies,
+            config=config,
+            mesh=mesh,
+        )
+        logits = new if logits is None else jnp.where((here > 0)[:, None], new, logits)
+        at += size
+        yield logits, cache
+
+
+@partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="cache")
+def _extend(
+    weights: Weights,
+    tokens: Int32[Array, "B S"],
+    lengths: Int32[Array, " B"],
+    cache: Cache,
+    frequencies: Frequencies,
+    *,
+    config: ModelConfig,
+    mesh: Mesh,
+) -> tuple[Float[Array, "B V"], Cache]:
+    return extend(weights, tokens, lengths, cache, config=config, frequencies=frequencies, mesh=mesh)
+
+
+def begin(logits: Float[Array, "B V"], cache: Cache, sampler: Sampler, stop: Int32[Array, ""]) -> Decoding:
+    """Chooses the first token of every row after what was read into a cache."""
+    token = _choose_first(logits, sampler)
+    return Decoding(cache=cache, token=token, finished=token == stop, made=jnp.ones((), jnp.int32))
+
+
+@jax.jit
+def _choose_first(logits: Float[Array, "B V"], sampler: Sampler) -> Int32[Array, " B"]:
+    return sampler.choose(logits, jnp.zeros((), jnp.int32))
+
+
 @partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="state")
 def step(
     weights: Weights,
     state: Decoding,
     sampler: Sampler,
     stop: Int32[Array, ""],
-    frequencies: UInt32[Array | np.ndarray, "2 half"],
+    frequencies: Frequencies,
     *,
     config: ModelConfig,
     mesh: Mesh,
@@ -111,7 +202,7 @@ def finish(
     limit: Int32[Array, ""],
     sampler: Sampler,
     stop: Int32[Array, ""],
-    frequencies: UInt32[Array | np.ndarray, "2 half"],
+    frequencies: Frequencies,
     *,
     room: int,
     config: ModelConfig,
@@ -131,3 +222,7 @@ def finish(
         return answers.at[:, state.made - 1].set(state.token), state
 
     return jax.lax.while_loop(unfinished, body, (answers, state))
+
+
+# Tokens that are read at once: few sizes are few programs, and of none more than a quarter is padding, but of the last.
+_PIECES = (2048, 512, 128, 32)

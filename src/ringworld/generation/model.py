@@ -10,14 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, UInt32
+from jaxtyping import Array
 
 from ringworld.errors import UserError
 from ringworld.generation import decode
+from ringworld.generation.chat import Chat
 from ringworld.generation.sampling import Sampler
 from ringworld.mesh import axis_size, named_sharding
 from ringworld.model.cache import prompt_multiple
 from ringworld.model.config import ModelConfig
+from ringworld.model.rope import Frequencies, RopeScaling, rope_frequencies
 from ringworld.model.transformer import Weights
 from ringworld.tokens.text import TextTokenizer
 
@@ -32,7 +34,8 @@ class Model:
         weights: on the devices of `mesh`.
         config: the model's shape.
         tokenizer: text <-> ids, with the vocabulary.
-        frequencies: of the rotary embedding, as the last stage had them (`rope_frequencies(theta, head_dim)`).
+        rope_theta: of the rotary embedding, as the last stage had it, and
+        rope_scaling: how it was stretched since; None: not.
         mesh: the devices.
         context_length: tokens of the longest rows that it was trained on. Longer prompts work; how well is for
             evaluation to say.
@@ -41,9 +44,14 @@ class Model:
     weights: Weights
     config: ModelConfig
     tokenizer: TextTokenizer
-    frequencies: UInt32[Array | np.ndarray, "2 half"]
+    rope_theta: float
     mesh: Mesh
     context_length: int
+    rope_scaling: RopeScaling | None = None
+
+    def frequencies(self, length: int) -> Frequencies:
+        """What turns queries and keys in a text of so many tokens."""
+        return rope_frequencies(self.rope_theta, self.config.head_dim, self.rope_scaling, length)
 
     def generate(
         self,
@@ -84,10 +92,22 @@ class Model:
             UserError: as `generate`, and at once, not when the first piece is asked for.
         """
         ids = self.encode(prompt)
-        sampler, stop = self._sampler(temperature, top_k, top_p, seed)
-        state = self._start([ids], max_tokens, sampler, stop)
+        sampler, stop = self.sampler(temperature, top_k, top_p, seed)
+        frequencies = self.frequencies(len(ids) + max_tokens)
+        state = self._start([ids], max_tokens, sampler, stop, frequencies)
         self._note_length(len(ids) + max_tokens)
-        return self._pieces(state, max_tokens, sampler, stop)
+        return self._pieces(state, max_tokens, sampler, stop, frequencies)
+
+    def chat(self, system: str | None = None) -> Chat:
+        """A conversation, in the model's own template.
+
+        Args:
+            system: what the model is told before the first turn; None: what its template says by itself, if anything.
+
+        Raises:
+            UserError: the model's tokenizer has no way to chat.
+        """
+        return Chat(self, system)
 
     def generate_batch(
         self,
@@ -107,8 +127,9 @@ class Model:
         Raises:
             UserError: as `generate`.
         """
-        sampler, stop = self._sampler(temperature, top_k, top_p, seed)
-        state = self._start(prompts, max_tokens, sampler, stop)
+        sampler, stop = self.sampler(temperature, top_k, top_p, seed)
+        frequencies = self.frequencies(max(map(len, prompts), default=0) + max_tokens)
+        state = self._start(prompts, max_tokens, sampler, stop, frequencies)
         room = decode.bucket(max_tokens, least=_LEAST_ROOM)
         answers, _ = decode.finish(
             self.weights,
@@ -116,7 +137,7 @@ class Model:
             jnp.int32(max_tokens),
             sampler,
             stop,
-            self.frequencies,
+            frequencies,
             room=room,
             config=self.config,
             mesh=self.mesh,
@@ -126,10 +147,10 @@ class Model:
         return [row[: int(np.argmax(row == eos))] if (row == eos).any() else row for row in rows]
 
     def encode(self, prompt: str) -> np.ndarray:
-        """bos and the prompt's ids, int32. Raises UserError when the prompt is empty."""
+        """bos, where the model has one, and the prompt's ids, int32. Raises UserError when the prompt is empty."""
         if not prompt:
             raise UserError("the prompt is empty: give the model some text to go on from")
-        return np.array([self.tokenizer.vocabulary.bos, *self.tokenizer.encode(prompt)], np.int32)
+        return np.array([*self.tokenizer.vocabulary.opening, *self.tokenizer.encode(prompt)], np.int32)
 
     @property
     def fingerprint(self) -> str:
@@ -137,34 +158,37 @@ class Model:
         array.
         """
         digest = hashlib.sha256(self.tokenizer.to_json().encode())
-        digest.update(np.asarray(self.frequencies).tobytes())
+        digest.update(repr((self.rope_theta, self.rope_scaling)).encode())
         for leaf, sample in zip(jax.tree.leaves(self.weights), _samples(self.weights), strict=True):
             digest.update(repr((leaf.shape, str(leaf.dtype))).encode())
             digest.update(np.asarray(sample).tobytes())
         return digest.hexdigest()[:16]
 
-    def _pieces(self, state: decode.Decoding, max_tokens: int, sampler: Sampler, stop: Array) -> Iterator[str]:
+    def _pieces(
+        self, state: decode.Decoding, max_tokens: int, sampler: Sampler, stop: Array, frequencies: Frequencies
+    ) -> Iterator[str]:
         decoder = self.tokenizer.stream()
         for made in range(1, max_tokens + 1):
             token = int(state.token[0])
             if token == self.tokenizer.vocabulary.eos:
                 return
             if made < max_tokens:  # the device makes the next token while the reader has this one
-                state = decode.step(
-                    self.weights, state, sampler, stop, self.frequencies, config=self.config, mesh=self.mesh
-                )
+                state = decode.step(self.weights, state, sampler, stop, frequencies, config=self.config, mesh=self.mesh)
             if piece := decoder.push(token):
                 yield piece
 
-    def _sampler(self, temperature: float, top_k: int, top_p: float, seed: int) -> tuple[Sampler, Array]:
+    def sampler(self, temperature: float, top_k: int, top_p: float, seed: int) -> tuple[Sampler, Array]:
         """The sampler over text, and the token that ends an answer."""
         vocabulary = self.tokenizer.vocabulary
         allowed = np.arange(self.config.vocabulary_size) < vocabulary.text_size
-        allowed[[vocabulary.bos, vocabulary.pad]] = False
+        allowed[[*vocabulary.opening, vocabulary.pad]] = False
+        allowed[vocabulary.eos] = True  # a model without a pad of its own pads with it
         sampler = Sampler.build(allowed, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         return sampler, jnp.int32(vocabulary.eos)
 
-    def _start(self, prompts: Sequence[np.ndarray], max_tokens: int, sampler: Sampler, stop: Array) -> decode.Decoding:
+    def _start(
+        self, prompts: Sequence[np.ndarray], max_tokens: int, sampler: Sampler, stop: Array, frequencies: Frequencies
+    ) -> decode.Decoding:
         """Pads the prompts to a batch of one of few shapes, and reads them."""
         vocabulary = self.tokenizer.vocabulary
         if max_tokens < 1:
@@ -173,12 +197,13 @@ class Model:
             )
         if not len(prompts) or not all(len(prompt) for prompt in prompts):
             raise UserError("a prompt is empty: give the model some text to go on from")
-        rows = [p if p[0] == vocabulary.bos else np.concatenate([[vocabulary.bos], p]) for p in prompts]
+        opening = np.array(vocabulary.opening, np.int32)
+        rows = [p if p[0] in opening else np.concatenate([opening, p]) for p in prompts]
         multiple = prompt_multiple(self.mesh)
         width = decode.bucket(max(map(len, rows)), multiple=multiple)
         capacity = width + decode.bucket(max_tokens, least=_LEAST_ROOM, multiple=multiple)
         height = decode.bucket(len(rows), least=1, multiple=axis_size(self.mesh, "batch"))
-        self._require_room(height, capacity, max(map(len, rows)), max_tokens)
+        self.require_room(height, capacity, max(map(len, rows)), max_tokens)
         tokens = np.full((height, width), vocabulary.pad, np.int32)
         for row, ids in zip(tokens, rows, strict=False):
             row[: len(ids)] = ids
@@ -190,13 +215,13 @@ class Model:
             jax.device_put(lengths, sharding),
             sampler,
             stop,
-            self.frequencies,
+            frequencies,
             capacity=capacity,
             config=self.config,
             mesh=self.mesh,
         )
 
-    def _require_room(self, rows: int, capacity: int, longest: int, max_tokens: int) -> None:
+    def require_room(self, rows: int, capacity: int, longest: int, max_tokens: int) -> None:
         """Raises UserError where the cache alone is larger than the memory: better said than killed for."""
         values = 2 * self.config.layers * rows * capacity * self.config.kv_heads * self.config.head_dim
         wanted = values * np.dtype(np.float32).itemsize

@@ -8,13 +8,27 @@ angles are computed in whole numbers: a frequency is turns a position in 64-bit 
 Pairs are half-split (dimension i with i + K/2, as in Hugging Face checkpoints); `weights` permutes interleaved ones.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from math import log, pi
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, Float64, Int, UInt32
 
 from ringworld.errors import UserError
+
+
+class Frequencies(NamedTuple):
+    """What turns queries and keys: data of the forward pass, so a stage with another theta runs the same compiled step.
+
+    Attributes:
+        turns: a position, of each pair of dimensions, as 64-bit fractions in two words: high and low.
+        magnitude: what the turned pairs are multiplied by; 1 but for yarn.
+    """
+
+    turns: UInt32[Array | np.ndarray, "2 half"]
+    magnitude: Float[Array | np.ndarray, ""]
 
 
 class Rotation(NamedTuple):
@@ -24,17 +38,71 @@ class Rotation(NamedTuple):
     sine: Array
 
 
-def rope_frequencies(theta: float, head_dim: int) -> UInt32[np.ndarray, "2 half"]:
-    """Turns a position, theta^(-2i/K) / 2 pi, as 64-bit fractions in two words: high and low.
+@dataclass(frozen=True)
+class RopeScaling:
+    """How the frequencies of a model were stretched so that it reads longer texts than it was first trained on. The
+    kinds and their numbers are those of Hugging Face's configurations.
 
-    Theta is data: a stage with another theta runs the same compiled step.
+    Attributes:
+        kind: "linear" (Chen et al., arXiv 2306.15595), "dynamic" (NTK-aware, by the length of the text), "yarn" (Peng
+            et al., arXiv 2309.00071) or "llama3".
+        factor: how many times as long.
+        original_length: tokens of the context before.
+        low, high: of "llama3", turns in that context: frequencies with fewer are stretched whole, with more not at all.
+            Of "yarn" the same under the names of beta_slow and beta_fast.
+        magnitude: of "yarn"; None: as its paper has it.
+    """
+
+    kind: Literal["linear", "dynamic", "yarn", "llama3"]
+    factor: float
+    original_length: int
+    low: float = 1.0
+    high: float = 32.0
+    magnitude: float | None = None
+
+
+def rope_frequencies(
+    theta: float, head_dim: int, scaling: RopeScaling | None = None, length: int | None = None
+) -> Frequencies:
+    """The frequencies theta^(-2i/K), scaled.
+
+    Args:
+        length: tokens of the text, which "dynamic" depends on beyond the original length.
     """
     if not theta >= 1:
         raise UserError(f"RoPE's theta must be at least 1 (given: {theta})")
-    turns = np.float64(theta) ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim) / (2 * np.pi)
+    exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
+    magnitude = 1.0
+    if scaling is not None and scaling.kind == "dynamic":
+        stretch = scaling.factor * max(length or 0, scaling.original_length) / scaling.original_length
+        theta = theta * (stretch - (scaling.factor - 1)) ** (head_dim / (head_dim - 2))
+    angles = np.float64(theta) ** -exponents  # radians a position
+    if scaling is not None:
+        angles = angles * (1 - (1 - 1 / scaling.factor) * _stretched(angles, theta, scaling))
+        if scaling.kind == "yarn":
+            magnitude = 0.1 * log(max(1.0, scaling.factor)) + 1 if scaling.magnitude is None else scaling.magnitude
+    turns = angles / (2 * np.pi)
     high = np.floor(turns * 2.0**32)
     low = np.floor((turns * 2.0**32 - high) * 2.0**32)
-    return np.stack([high, low]).astype(np.uint32)
+    return Frequencies(np.stack([high, low]).astype(np.uint32), np.asarray(magnitude, np.float32))
+
+
+def _stretched(angles: Float64[np.ndarray, "half"], theta: float, scaling: RopeScaling) -> Float64[np.ndarray, "half"]:
+    """How much of each frequency is stretched, from 0 to 1."""
+    if scaling.kind == "linear":
+        return np.ones_like(angles)
+    if scaling.kind == "dynamic":
+        return np.zeros_like(angles)
+    if scaling.kind == "llama3":
+        turns = scaling.original_length * angles / (2 * np.pi)  # in the original context
+        return 1 - np.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+
+    def pair(turns: float) -> float:
+        """Which pair of dimensions makes so many turns in the original context, as a fraction."""
+        return len(angles) * log(scaling.original_length / (turns * 2 * pi)) / log(theta)
+
+    first, last = max(0.0, np.floor(pair(scaling.high))), min(2 * len(angles) - 1.0, np.ceil(pair(scaling.low)))
+    return np.clip((np.arange(len(angles)) - first) / max(last - first, 0.001), 0, 1)
 
 
 def _high_product(a: Array, b: Array) -> Array:
@@ -43,13 +111,13 @@ def _high_product(a: Array, b: Array) -> Array:
     return a_high * b_high + ((a_high * b_low) >> 16) + ((a_low * b_high) >> 16)
 
 
-def rotation(positions: Int[Array, "B S"], frequencies: UInt32[Array | np.ndarray, "2 half"]) -> Rotation:
+def rotation(positions: Int[Array, "B S"], frequencies: Frequencies) -> Rotation:
     """Angles of these positions."""
     places = positions.astype(jnp.uint32)[..., None]
-    high, low = jnp.asarray(frequencies)[:, None, None, :]
+    high, low = jnp.asarray(frequencies.turns)[:, None, None, :]
     turns = places * high + _high_product(places, low)  # modulo 2^32, one full turn
     angles = turns.astype(jnp.int32).astype(jnp.float32) * np.float32(2 * np.pi / 2**32)
-    return Rotation(jnp.cos(angles), jnp.sin(angles))
+    return Rotation(jnp.cos(angles) * frequencies.magnitude, jnp.sin(angles) * frequencies.magnitude)
 
 
 def rotate(heads: Float[Array, "B S N K"], by: Rotation) -> Float[Array, "B S N K"]:

@@ -11,18 +11,17 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_policies
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, Int
 
 from ringworld.attention import attention
 from ringworld.attention.ring import SAVED
 from ringworld.mesh import RULES, constrain, partition_spec
 from ringworld.model.config import ModelConfig
-from ringworld.model.rope import Rotation, rotate, rotation
+from ringworld.model.rope import Frequencies, Rotation, rotate, rotation
 from ringworld.parameters import Parameter
 
 # Tokens of one device that pass through a feed-forward at once: beyond it the [tokens, F] between its products is
@@ -257,7 +256,7 @@ def forward(
     positions: Int[Array, "B S"],
     *,
     config: ModelConfig,
-    frequencies: UInt32[Array | np.ndarray, "2 half"],
+    frequencies: Frequencies,
     mesh: Mesh,
     dtype: DTypeLike = jnp.float32,
     remat: Remat = "none",

@@ -24,9 +24,14 @@ WORDS = r"'(?:[sdmt]|ll|ve|re)|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 class TextTokenizer:
-    """A `tokenizers.Tokenizer` and the `Vocabulary` whose text ids it speaks."""
+    """A `tokenizers.Tokenizer` and the `Vocabulary` whose text ids it speaks.
 
-    def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+    Attributes:
+        chat_template: how turns of a conversation become text: a Jinja template, as Hugging Face's tokenizers carry
+            one. None: the model was trained on no conversations.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, chat_template: str | None = None) -> None:
         if tokenizer.get_vocab_size() > vocabulary.text_size:
             raise ValueError(
                 f"the tokenizer has {tokenizer.get_vocab_size()} ids, more than the vocabulary's {vocabulary.text_size}"
@@ -35,11 +40,21 @@ class TextTokenizer:
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
-        self._silent = frozenset((vocabulary.bos, vocabulary.eos, vocabulary.pad))
+        self.chat_template = chat_template
+        self._silent = frozenset((*vocabulary.opening, vocabulary.eos, vocabulary.pad))
+
+    @property
+    def inner(self) -> Tokenizer:
+        """What it is made of, for those who build on that."""
+        return self._tokenizer
 
     @property
     def vocabulary(self) -> Vocabulary:
         return self._vocabulary
+
+    def of(self, vocabulary: Vocabulary) -> "TextTokenizer":
+        """The same tokenizer for another vocabulary with its text ids in it."""
+        return TextTokenizer(self._tokenizer, vocabulary, self.chat_template)
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone: no bos, no eos."""
@@ -58,10 +73,10 @@ class TextTokenizer:
         return TextStream(self)
 
     def to_json(self) -> str:
-        return json.dumps(
-            {"vocabulary": self._vocabulary.to_dict(), "tokenizer": json.loads(self._tokenizer.to_str())},
-            ensure_ascii=False,
-        )
+        parts = {"vocabulary": self._vocabulary.to_dict(), "tokenizer": json.loads(self._tokenizer.to_str())}
+        if self.chat_template is not None:
+            parts["chat_template"] = self.chat_template
+        return json.dumps(parts, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -75,7 +90,7 @@ class TextTokenizer:
                 f"this is not a tokenizer of ours ({type(error).__name__}: {error}); it must be a JSON object with "
                 "'vocabulary' and 'tokenizer', as a run folder's tokenizer.json is"
             ) from error
-        return cls(tokenizer, vocabulary)
+        return cls(tokenizer, vocabulary, parts.get("chat_template"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes what `load` reads, whole or not at all."""

@@ -13,13 +13,14 @@ from typing import Any, Self
 class Vocabulary:
     """Sizes, special ids and frame layout of one id space.
 
-    `text_size` text ids; `codes` vision codes in a share of `vision_size` ids, which holds eof and eov too (0: text
-    only). `vision_start` and `vision_end` are the text ids that open and close vision (three pieces each in LWM's).
-    `frame_height` and `frame_width` are counted in codes. Raises ValueError when the parts contradict each other.
+    `text_size` text ids; `bos` begins every document, or nothing does where it is None. `codes` vision codes in a share
+    of `vision_size` ids, which holds eof and eov too (0: text only). `vision_start` and `vision_end` are the text ids
+    that open and close vision (three pieces each in LWM's). `frame_height` and `frame_width` are counted in codes.
+    Raises ValueError when the parts contradict each other.
     """
 
     text_size: int
-    bos: int
+    bos: int | None
     eos: int
     pad: int
     codes: int = 0
@@ -31,8 +32,9 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         for name in ("bos", "eos", "pad"):
-            if not 0 <= getattr(self, name) < self.text_size:
-                raise ValueError(f"{name} must be a text id, 0 to {self.text_size - 1}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not (name == "bos" and value is None) and not 0 <= value < self.text_size:
+                raise ValueError(f"{name} must be a text id, 0 to {self.text_size - 1}, got {value}")
         vision = (self.codes, self.vision_size, self.frame_height, self.frame_width, self.vision_start, self.vision_end)
         if not any(vision):
             return
@@ -53,6 +55,11 @@ class Vocabulary:
     def size(self) -> int:
         """How many ids there are: rows of the embedding table."""
         return self.text_size + self.vision_size
+
+    @property
+    def opening(self) -> tuple[int, ...]:
+        """The ids that begin every document: bos, or none."""
+        return () if self.bos is None else (self.bos,)
 
     @property
     def eof(self) -> int:

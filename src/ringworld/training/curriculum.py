@@ -200,6 +200,8 @@ class Recipe(ABC):
     """All that decides what a run learns; the same recipe on the same mesh gives the same weights, bit for bit.
 
     Attributes:
+        init: what to begin with, by its path or name: a model, or for a tokenizer of frames another one. None: random
+            weights.
         mesh: where stages run that name no mesh of their own.
         checkpoint_seconds: time between checkpoints. There is also one at each stage's end.
         checkpoints_kept: the newest so many stay.
@@ -210,6 +212,7 @@ class Recipe(ABC):
     optimizer: OptimizerConfig
     stages: Sequence[Stage]
     seed: int = 0
+    init: str | None = None
     mesh: MeshShape = field(default_factory=MeshShape)
     checkpoint_seconds: float = 60.0
     checkpoints_kept: int = 3

@@ -16,9 +16,10 @@ from ringworld.data.sources import SourceConfig, TokenizerConfig
 from ringworld.errors import UserError
 from ringworld.generation.model import Model
 from ringworld.model.config import ModelConfig
-from ringworld.model.rope import rope_frequencies
+from ringworld.model.rope import RopeScaling, rope_frequencies
+from ringworld.model.transformer import Weights
 from ringworld.tokens.text import TextTokenizer
-from ringworld.training.curriculum import Course, Metrics, Purpose, Recipe, Stage, at_least, choose
+from ringworld.training.curriculum import Course, Metrics, Purpose, Recipe, Stage, at_least, choose, differences
 from ringworld.training.step import (
     Precision,
     TrainState,
@@ -29,6 +30,7 @@ from ringworld.training.step import (
     reset_optimizer,
 )
 from ringworld.weights.checkpoint import TOKENIZER, Description, complete_checkpoints
+from ringworld.weights.models import load, open_model
 
 LAYOUT = "zigzag"  # even work on every device of a ring; the same as none where there is no ring
 
@@ -76,26 +78,34 @@ class LanguageRecipe(Recipe):
     """A language model, from its tokenizer to its longest context.
 
     Attributes:
+        tokenizer: None: that of the model to begin with.
+        rope_scaling: how RoPE's frequencies are stretched, in every stage, as the model to begin with has it.
         precision: how a step computes.
     """
 
     model: ModelConfig
-    tokenizer: TokenizerConfig
+    tokenizer: TokenizerConfig | None
     stages: tuple[LanguageStage, ...]
     precision: Precision = field(default_factory=Precision)
+    rope_scaling: RopeScaling | None = None
 
     def learner(self, run: Path) -> "LanguageLearner":
-        return LanguageLearner(self, _tokenizer(self.tokenizer, run))
+        return LanguageLearner(self, _tokenizer(self, run))
 
 
-def _tokenizer(config: TokenizerConfig, run: Path) -> TextTokenizer:
+def _tokenizer(recipe: LanguageRecipe, run: Path) -> TextTokenizer:
     """The run's own tokenizer, made at its beginning."""
     path = run / TOKENIZER
     if path.is_file():
         return TextTokenizer.load(path)
     if complete_checkpoints(run):
         raise UserError(f"{run} holds checkpoints but no {TOKENIZER} that says of what tokens: give another --out")
-    tokenizer = config.build()
+    if recipe.tokenizer is not None:
+        tokenizer = recipe.tokenizer.build()
+    elif recipe.init is not None:
+        tokenizer = open_model(recipe.init).tokenizer
+    else:
+        raise UserError(f"recipe {recipe.name!r} has no tokenizer: give it one, or a model to begin with (init)")
     tokenizer.save(path)
     return tokenizer
 
@@ -116,7 +126,18 @@ class LanguageLearner:
         return abstract_state(self.recipe.model, self.recipe.optimizer, mesh)
 
     def init(self, key: Array, mesh: Mesh) -> TrainState:
-        return init_state(key, self.recipe.model, self.recipe.optimizer, mesh)
+        recipe = self.recipe
+        weights = None if recipe.init is None else self._given(recipe.init, mesh)
+        return init_state(key, recipe.model, recipe.optimizer, mesh, weights)
+
+    def _given(self, model: str, mesh: Mesh) -> Weights:
+        given = load(model, mesh)
+        unlike = list(differences(given.description.config.to_dict(), self.recipe.model.to_dict()))
+        if unlike:
+            raise UserError(
+                f"{self.recipe.name} cannot begin with the weights of {model}, of another shape: {'; '.join(unlike)}"
+            )
+        return given.weights
 
     def reset_optimizer(self, state: TrainState, mesh: Mesh) -> TrainState:
         return reset_optimizer(state, self.recipe.model, self.recipe.optimizer, mesh)
@@ -124,7 +145,9 @@ class LanguageLearner:
     def course(self, index: int, mesh: Mesh) -> Course:
         recipe, stage = self.recipe, self.recipe.stages[index]
         slices = self.tokenizer.vocabulary.modalities
-        frequencies = jnp.asarray(rope_frequencies(stage.rope_theta, recipe.model.head_dim))
+        frequencies = rope_frequencies(
+            stage.rope_theta, recipe.model.head_dim, recipe.rope_scaling, stage.sequence_length
+        )
         update = make_step(recipe.model, recipe.optimizer, mesh, slices, recipe.precision)
         evaluate = make_evaluation(recipe.model, mesh, slices, recipe.precision)
 
@@ -147,14 +170,25 @@ class LanguageLearner:
 
     def model(self, state: TrainState, index: int, mesh: Mesh) -> Model:
         about = self._description(index)
-        frequencies = jnp.asarray(rope_frequencies(about.rope_theta, about.config.head_dim))
-        return Model(state.weights, about.config, self.tokenizer, frequencies, mesh, about.context_length)
+        return Model(
+            state.weights,
+            about.config,
+            self.tokenizer,
+            about.rope_theta,
+            mesh,
+            about.context_length,
+            about.rope_scaling,
+        )
 
     def _description(self, index: int) -> Description:
         # The longest so far: a later stage of the same or a shorter length does not shrink the context.
         lengths = [stage.sequence_length for stage in self.recipe.stages[: index + 1]]
         return Description(
-            self.recipe.model, self.tokenizer.vocabulary, max(lengths), self.recipe.stages[index].rope_theta
+            self.recipe.model,
+            self.tokenizer.vocabulary,
+            max(lengths),
+            self.recipe.stages[index].rope_theta,
+            self.recipe.rope_scaling,
         )
 
     def _loader(self, index: int, mesh: Mesh, purpose: Purpose) -> PackedLoader:

@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from ringworld.data.packing import Batch
 from ringworld.model.config import ModelConfig
+from ringworld.model.rope import Frequencies
 from ringworld.model.transformer import Remat, Weights, declare, forward, head
 from ringworld.parameters import abstract, init
 from ringworld.training.curriculum import Metrics
@@ -39,9 +40,12 @@ class Precision:
     remat: Remat = "none"
 
 
-def init_state(key: Array, config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh) -> TrainState:
-    """Fresh weights, and an optimizer that has seen nothing, in their places on the mesh."""
-    return _with_optimizer(init(key, declare(config), mesh), config, optimizer, mesh)
+def init_state(
+    key: Array, config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh, weights: Weights | None = None
+) -> TrainState:
+    """Weights, fresh where none are given, and an optimizer that has seen nothing, in their places on the mesh."""
+    begin = init(key, declare(config), mesh) if weights is None else weights
+    return _with_optimizer(begin, config, optimizer, mesh)
 
 
 def reset_optimizer(state: TrainState, config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh) -> TrainState:
@@ -71,7 +75,7 @@ def abstract_state(config: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh) 
 def _loss(
     weights: Weights,
     batch: Batch,
-    frequencies: Array,
+    frequencies: Frequencies,
     slices: tuple[slice, ...],
     config: ModelConfig,
     mesh: Mesh,
@@ -100,7 +104,7 @@ def make_step(
     mesh: Mesh,
     slices: tuple[slice, ...],
     precision: Precision = Precision(),
-) -> Callable[[TrainState, Batch, Array, Array], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Batch, Frequencies, Array], tuple[TrainState, Metrics]]:
     """step(state, batch, frequencies, learning_rate) -> (state, metrics), the old state's memory being given up.
 
     Metrics are float32 scalars: loss, accuracy, gradient_norm, skipped. A loss or gradient that is not finite, or a
@@ -109,7 +113,9 @@ def make_step(
     """
     rule: Any = build(optimizer, declare(config))
 
-    def step(state: TrainState, batch: Batch, frequencies: Array, learning_rate: Array) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: Batch, frequencies: Frequencies, learning_rate: Array
+    ) -> tuple[TrainState, Metrics]:
         gradients_of = jax.value_and_grad(_loss, has_aux=True)
         (loss, sums), gradients = gradients_of(state.weights, batch, frequencies, slices, config, mesh, precision)
         norm = optax.tree.norm(gradients)
@@ -127,11 +133,11 @@ def make_step(
 
 def make_evaluation(
     config: ModelConfig, mesh: Mesh, slices: tuple[slice, ...], precision: Precision = Precision()
-) -> Callable[[Weights, Batch, Array], Metrics]:
+) -> Callable[[Weights, Batch, Frequencies], Metrics]:
     """evaluate(weights, batch, frequencies) -> loss and accuracy of a batch."""
 
     @jax.jit
-    def evaluate(weights: Weights, batch: Batch, frequencies: Array) -> Metrics:
+    def evaluate(weights: Weights, batch: Batch, frequencies: Frequencies) -> Metrics:
         loss, sums = _loss(weights, batch, frequencies, slices, config, mesh, precision)
         return {"loss": loss, "accuracy": _accuracy(sums)}
 

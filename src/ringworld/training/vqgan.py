@@ -109,14 +109,12 @@ class VqganRecipe(Recipe):
 
     Attributes:
         average: memory of the running averages of the weights, which are what is kept in the end.
-        weights: a tokenizer to begin with, as `weights.tokenizer.load_tokenizer` takes it; None: random weights.
     """
 
     model: VqganConfig
     stages: tuple[VqganStage, ...]
     loss: VqganLoss = field(default_factory=VqganLoss)
     average: float = 0.999
-    weights: str | None = None
 
     def learner(self, run: Path) -> "VqganLearner":
         return VqganLearner(self)
@@ -219,8 +217,8 @@ class VqganLearner:
 
     def init(self, key: Array, mesh: Mesh) -> VqganState:
         trained = init(key, self.declared, mesh)
-        if self.recipe.weights is not None:
-            trained = replace(trained, generator=self._given(Path(self.recipe.weights), mesh))
+        if self.recipe.init is not None:
+            trained = replace(trained, generator=self._given(Path(self.recipe.init), mesh))
         like = self.abstract(mesh)
 
         def zeros(tree: Any) -> Any:
@@ -329,7 +327,7 @@ class VqganLearner:
             vectors = encode(state.trained.generator, frames, config)
             return drawn_codebook(vectors.reshape(-1, vectors.shape[-1]), config.quantizer.codes, key)
 
-        if self.recipe.weights is None:
+        if self.recipe.init is None:
             codebook = lax.cond(first, drawn, lambda: codebook)
         usage = replace(
             state.usage,

@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 
 from ringworld.errors import UserError
 from ringworld.model.config import ModelConfig
+from ringworld.model.rope import RopeScaling
 from ringworld.model.transformer import Weights, declare
 from ringworld.parameters import abstract
 from ringworld.tokens.text import TextTokenizer
@@ -42,12 +43,14 @@ class Description:
     Attributes:
         context_length: the longest row that the weights were trained on, in tokens.
         rope_theta: the base of RoPE's angles in that training.
+        rope_scaling: how these were stretched; None: not.
     """
 
     config: ModelConfig
     vocabulary: Vocabulary
     context_length: int
     rope_theta: float
+    rope_scaling: RopeScaling | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "config": self.config.to_dict(), "vocabulary": self.vocabulary.to_dict()}
@@ -59,6 +62,7 @@ class Description:
             vocabulary=Vocabulary.from_dict(saved["vocabulary"]),
             context_length=saved["context_length"],
             rope_theta=saved["rope_theta"],
+            rope_scaling=RopeScaling(**scaling) if (scaling := saved.get("rope_scaling")) else None,
         )
 
 
