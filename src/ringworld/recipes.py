@@ -48,7 +48,7 @@ LWM_TOKENS_PER_STEP = 2**22
 
 EXTEND = "extend"
 EXTEND_CORPORA = ("essays", "sotu")
-EXTEND_TOKENS = 2**18  # of a stage, which a laptop gets through in an hour or two with a model of 135M parameters
+EXTEND_TOKENS = 2**18  # of a stage
 
 # The demo's model. With two heads of 32 a layer, seeds took longer to learn whose number is asked for, or did not learn
 # it in the steps they had (docs/results.md).
