@@ -32,8 +32,8 @@ class Message(TypedDict):
     content: str
 
 
-# LWM's own layout (arXiv 2402.08268), for a model that has no template. Its later turns follow Vicuna's, from which it
-# comes: https://github.com/lm-sys/FastChat.
+# LWM's own layout (arXiv 2402.08268), for a model that has no template. Its paper shows one turn: later
+# ones are laid out as Vicuna's are (https://github.com/lm-sys/FastChat), as far as we know.
 LWM_TEMPLATE = """
 {{- bos_token -}}
 {%- if messages[0]['role'] != 'system' -%}{{- 'You are a helpful assistant. ' -}}{%- endif -%}

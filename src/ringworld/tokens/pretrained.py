@@ -78,8 +78,8 @@ def find_split(name: str) -> Split:
 def byte_level(tokens: Sequence[str], kinds: Sequence[int], merges: Sequence[Merge], split: Split) -> Tokenizer:
     """Byte-level BPE. (Radford et al., "Language models are unsupervised multitask learners", 2019.)
 
-    Bytes for which there is no token are left out, as the models' own tokenizers do: SmolLM2 has none for six control
-    characters and for those planes of Unicode that are empty.
+    Bytes for which there is no token are left out, as we believe the models' own tokenizers do: SmolLM2 has none for
+    six control characters and for those planes of Unicode that are empty.
 
     Args:
         tokens: by id; each byte of a NORMAL one is written as a letter of GPT-2's alphabet.

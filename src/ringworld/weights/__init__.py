@@ -1,1 +1,1 @@
-"""Models on disk: checkpoints of our own."""
+"""Models on disk: checkpoints and folders of our own, and the formats of others."""

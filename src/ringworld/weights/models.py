@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 
 from ringworld.errors import UserError
 from ringworld.tokens.vocabulary import LWM
-from ringworld.weights.checkpoint import SavedModel, load_model
+from ringworld.weights.checkpoint import MODEL, SavedModel, load_model
 from ringworld.weights.gguf import open_gguf
 from ringworld.weights.hugging_face import open_hugging_face, write_hugging_face
+from ringworld.weights.hugging_face_tensors import CONFIG
 from ringworld.weights.lwm import VISION_TABLE, open_lwm, write_lwm
 from ringworld.weights.lwm_stream import index_stream
 from ringworld.weights.named import MODELS, fetch_llama_tokenizer, fetch_model
@@ -68,9 +69,9 @@ def open_model(model: str | Path) -> Source:
         )
     if path.is_file():
         return open_gguf(path)
-    if (path / "config.json").is_file():
+    if (path / CONFIG).is_file():
         return open_hugging_face(path)
-    if (path / "model.json").is_file():
+    if (path / MODEL).is_file():
         return open_portable(path)
     return source_of_checkpoint(path)
 
@@ -86,7 +87,7 @@ def open_lwm_model(path: Path, rope_theta: float, context_length: int) -> Source
 def load(model: str | Path, mesh: Mesh) -> SavedModel:
     """A model of any known format in memory, spread over `mesh`. Raises UserError as `open_model`."""
     path = located(model)
-    if path.is_dir() and not (path / "config.json").is_file() and not (path / "model.json").is_file():
+    if path.is_dir() and not any((path / name).is_file() for name in (CONFIG, MODEL)):
         return load_model(path, mesh)  # each device reads its own part
     return open_model(path).load(mesh)
 
