@@ -4,7 +4,8 @@
     .venv-peers/bin/python benchmarks/inference.py [--model smollm2] [--lengths 1024 4096] [--runs 5]
 
 Runs alternate, so that a machine whose speed drifts slows both alike; the figure to quote is the median of the ratios
-of pairs. Peak memory is that of a process that does nothing else than to read the longest prompt and write.
+of pairs. Peak memory is that of a process that does nothing else than to read the longest prompt and write; it is
+measured first, since a process begins with the peak of the one that starts it.
 """
 
 import resource
@@ -116,6 +117,7 @@ def main(settings: Settings) -> None:
         RUNS[settings.alone](settings.model)(prompts[settings.lengths[0]], settings.tokens)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
         return
+    peaks = [peak_gigabytes(settings, name) for name in RUNS]
     print(f"{settings.model}; jax {jax.__version__}; torch {torch.__version__}, {torch.get_num_threads()} threads")
     runs = {name: make(settings.model) for name, make in RUNS.items()}
     print("| prompt | | ringworld | transformers | ringworld / transformers (median of pairs) | equal tokens |")
@@ -132,7 +134,6 @@ def main(settings: Settings) -> None:
             print(f"| {length} | tokens {what} a second | {medians} | {ratio:.2f} | {same:.0%} |", flush=True)
         firsts = [statistics.median(pair[i][0] for pair in pairs) for i in range(2)]
         print(f"| {length} | seconds to the first token | {firsts[0]:.2f} | {firsts[1]:.2f} | | |", flush=True)
-    peaks = [peak_gigabytes(settings, name) for name in RUNS]
     print(f"| {max(settings.lengths)} | peak memory, GB | {peaks[0]:.2f} | {peaks[1]:.2f} | | |")
 
 

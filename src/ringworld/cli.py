@@ -191,6 +191,8 @@ class Needle(OfModel):
         rounds: questions at each length and depth.
         haystack: prose: essays, sotu, moby-dick, tiny (no network), or text files.
         seed: of cities, numbers and prose.
+        template: whose words say who speaks: those of the model's own chat template, LWM's, or the fewest of these;
+            auto: chat where the model has one, else lwm, and bare in rows too short for either.
     """
 
     out: Folder
@@ -199,6 +201,7 @@ class Needle(OfModel):
     rounds: Count = 2
     haystack: Names = ("essays", "sotu", "moby-dick")
     seed: Count = 0
+    template: Literal["auto", "chat", "lwm", "bare"] = "auto"
 
     def __call__(self) -> None:
         self.run("needle", needles=1, asked=1)
@@ -219,6 +222,7 @@ class Needle(OfModel):
             needles=needles,
             asked=asked,
             seed=self.seed,
+            template=None if self.template == "auto" else self.template,
         )
         questions = len(result.answers)
         print(

@@ -249,15 +249,22 @@ def extend(init: str | None, lengths: tuple[int, ...], seed: int = 0, data: Path
     """A trained model, on to longer contexts: LWM's stage 1 with whatever can be stepped here.
 
     RoPE's theta grows with the square of the length, about as in LWM's table from 4K to 128K. Half of the tokens are in
-    long texts, half in documents with needles to be found.
+    long texts, half in documents with needles to be found, in the model's own chat template where it has one.
     """
     if init is None or not lengths:
         raise UserError(
             f"{EXTEND} goes on from a trained model to longer contexts: name it with --init and their lengths with "
             "--stages, such as --init smollm2 --stages 8k,16k"
         )
-    about = open_model(init).description
+    source = open_model(init)
+    about = source.description
     texts = CorpusConfig(EXTEND_CORPORA) if data is None else _texts(data)
+    template = "lwm" if source.tokenizer.chat_template is None else "chat"
+
+    def needles(length: int) -> NeedleSourceConfig:
+        """Several in a document, each asked for in its turn: a step at such lengths is too dear for one answer."""
+        return NeedleSourceConfig(EXTEND_CORPORA, needles=min(8, max(1, length // 512)), template=template)
+
     stages = tuple(
         LanguageStage(
             name=str(length) if length % 1024 else f"{length // 1024}k",
@@ -267,8 +274,9 @@ def extend(init: str | None, lengths: tuple[int, ...], seed: int = 0, data: Path
             rope_theta=about.rope_theta * max(1, length / about.context_length) ** 2,
             learning_rate=4e-5,
             warmup_steps=4,
-            sources=((texts, 0.5), (NeedleSourceConfig(EXTEND_CORPORA), 0.5)),
+            sources=((texts, 0.5), (needles(length), 0.5)),
             mesh=MeshShape(sequence=-1),
+            normalization="example",  # or the few tokens of an answer would not count beside a long text in their row
         )
         for length in lengths
     )

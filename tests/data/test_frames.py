@@ -75,8 +75,8 @@ def test_shapes_are_pictures_of_their_part():
 def test_moments_are_of_scenes_of_their_part():
     train, heldout = (MomentsConfig().build(32, 3, part) for part in ("train", "heldout"))
     scene = World(3, "train").scene(9)
-    shown = (scene.frame(seconds, 32).astype(int) for seconds in np.linspace(0, scene.seconds, 2000))
-    assert min(abs(frame - train[9]).max() for frame in shown) <= 4  # between two of these times
+    shown = (scene.frame(seconds, 32).astype(int) for seconds in np.linspace(0, scene.seconds, 200))
+    assert min(abs(frame - train[9]).max() for frame in shown) == 0  # things stand on a grid, for a while each
     np.testing.assert_array_equal(train[9], MomentsConfig().build(32, 3)[9])
     assert any((train[i] != heldout[i]).any() for i in range(5))
     begins = [World(3, "train").scene(i).frame(0, 32) for i in range(20)]

@@ -7,10 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from golden.chat_renderings import TEMPLATES
 from ringworld.data.corpora import load_corpus, split
 from ringworld.data.documents import ENDLESS
 from ringworld.data.needles import (
     ANSWER,
+    CHAT,
+    CHAT_OF_MANY,
     CITIES,
     NEEDLE,
     PROMPT,
@@ -26,8 +29,12 @@ from ringworld.data.needles import (
 from ringworld.data.packing import frame, pack_row
 from ringworld.data.sources import TokenizerConfig
 from ringworld.errors import UserError
+from ringworld.tokens.chat import ChatTemplate, Message, Role
 from ringworld.tokens.text import TextTokenizer, train_tokenizer
+from ringworld.tokens.vocabulary import Vocabulary
+from tokens.test_chat import tokenizer_of
 
+PROMPTS_OF_CHAT = {"turns": CHAT, "multi": CHAT_OF_MANY}
 TEXTS = [text for _, text in split(load_corpus("tiny"), "train")]
 TOKENIZER = TokenizerConfig(512, ("tiny",)).build()
 HAYSTACK = Haystack(TOKENIZER, TEXTS)
@@ -98,6 +105,43 @@ def test_turns_ask_for_the_other_needles_after_the_first_answer() -> None:
     first, second = answers(two)
     turn = TURN.format(question=QUESTION.format(city=two.cities[1]))
     assert text == read(HAYSTACK, two.prompt) + first + turn + second
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("form", ["turns", "multi"])
+def test_a_chat_template_of_the_models_own(name: str, form: Form) -> None:
+    """The document is what the template writes of the conversation, to the id."""
+    tokenizer = tokenizer_of(name)
+    haystack = Haystack(tokenizer, ["no end of sentences here " * 9])
+    two = example(haystack, length=900, needles=3, asked=2, depths=[1.0] * 3, form=form, template="chat")
+    template, vocabulary = ChatTemplate(tokenizer), tokenizer.vocabulary
+    first, second = answers(two)
+    content = PROMPTS_OF_CHAT[form].format(context="X", question="Y").partition("Y")[2]
+    text = tokenizer.decode(two.prompt)
+    asked = text[text.index("no end") : text.index(content) + len(content)]
+    follow_up = QUESTION.format(city=two.cities[1])
+    turns: list[tuple[Role, str]] = [("user", asked), ("assistant", first), ("user", follow_up), ("assistant", second)]
+    if form == "multi":
+        turns = [("user", asked), ("assistant", f"{first} {second}")]
+    messages = [Message(role=role, content=said) for role, said in turns]
+    ids = template.encode(messages)
+    assert two.prompt.tolist() == frame_opening(vocabulary, template.encode(messages[:1], add_generation_prompt=True))
+    ended = len(ids) - ids[::-1].index(template.end)
+    expected = frame_opening(vocabulary, ids[:ended])
+    tokens = two.document.tokens.tolist()
+    assert tokens == expected + [vocabulary.eos] * (vocabulary.eos != template.end)
+    weights = np.concatenate([np.full(len(span.ids), span.weight) for span in two.document.spans])
+    assert weights.max() in weights[np.array(tokens) == template.end]
+    assert weights[-1] == weights.max()
+
+
+def frame_opening(vocabulary: Vocabulary, ids: list[int]) -> list[int]:
+    return ids if ids[:1] == list(vocabulary.opening) else [*vocabulary.opening, *ids]
+
+
+def test_no_chat_template_without_one() -> None:
+    with pytest.raises(UserError, match="'chat' needs a tokenizer with a chat template"):
+        example(template="chat")
 
 
 def test_a_bare_template_for_short_rows() -> None:
@@ -203,11 +247,12 @@ def test_cities_are_many_and_distinct() -> None:
 
 def test_the_wording_costs_few_tokens() -> None:
     words = HAYSTACK.wording
-    assert [len(part) for part in words.prompts["lwm"]] == [1, 1]
+    lwm = words.frames["lwm"]
+    assert [len(part) for part in (lwm.head, lwm.tail)] == [1, 1]
     assert {len(ids) for ids in words.needles} == {3}
     assert {len(ids) for ids in words.questions} == {3}
-    assert {len(ids) for ids in words.turns} == {5}
-    assert {len(ids) for ids in (*words.answers, *words.next_answers)} == {3}
+    assert {len(ids) for ids in lwm.turns} == {5}
+    assert {len(ids) for ids in (*lwm.answers, *words.next_answers)} == {3}
     # bos, head, space; needle and its digits and newline; question, tail, answer, eos.
     assert len(example(length=29).document) == 29
     assert len(set(phrases())) == len(phrases())

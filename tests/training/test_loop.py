@@ -89,6 +89,7 @@ def test_a_run_stopped_by_its_limit_goes_on_as_if_it_had_not(whole, tmp_path):
     assert_same_run(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on_as_if_it_had_not(whole, tmp_path, programs):
     run = tmp_path / "run"
     environment = os.environ | {
@@ -149,6 +150,7 @@ def test_checkpoints_come_by_time_and_the_newest_are_kept(tmp_path):
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["3", "4"]
 
 
+@pytest.mark.slow
 def test_on_another_mesh_the_losses_are_the_same(whole, tmp_path):
     # From the start, and from a checkpoint of the first mesh.
     train(RECIPE, tmp_path / "all", mesh=ELSEWHERE, steps=4, log=lambda line: None)

@@ -104,6 +104,7 @@ def test_what_is_kept_is_a_tokenizer(whole):
     assert tokenizer.decode(tokenizer.encode(frames)).shape == frames.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_every_quantiser_learns(name, tmp_path):
     recipe = replace(with_quantizer(name), stages=(replace(STAGE, steps=60, warmup_steps=5),), average=0.9)
@@ -178,6 +179,7 @@ def test_a_run_may_begin_with_the_weights_of_another(whole, tmp_path):
         train(other, tmp_path / "other", **QUIET)
 
 
+@pytest.mark.slow
 def test_the_discriminator_learns_and_moves_the_generator_once_it_begins(tmp_path):
     loss = VqganLoss(adversarial=0.5, adversarial_start=2, discriminator=(8, 16))
     recipe = replace(RECIPE, loss=loss, stages=(STAGE,))

@@ -5,19 +5,21 @@ evaluation. Examples are put together from ids that were made once, so that buil
 cut to length is the prose alone, before anything is inserted, so that no needle and no question can be lost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from jaxtyping import Int32
 
 from ringworld.data.documents import ENDLESS, Document, Span
 from ringworld.errors import UserError
+from ringworld.tokens.chat import ChatTemplate
 from ringworld.tokens.text import TextTokenizer
 
 Form = Literal["single", "multi", "turns"]
-Template = Literal["lwm", "bare"]
+# Whose words say who speaks: LWM's, the fewest of them, or those of the model's own chat template.
+Template = Literal["lwm", "bare", "chat"]
 
 DIGITS = 7  # of a number in LWM's tests
 NEEDLE = "\nThe special magic {city} number is: {number}\n"
@@ -36,6 +38,12 @@ PROMPT = (
 PROMPT_OF_MANY = (
     "You are a helpful assistant. USER: {context} {question} Don't give information outside the document. ASSISTANT: "
 )
+# What is asked of a model that has a chat template, whose own words stand around it.
+CHAT = (
+    "{context} {question} Don't give information outside the document or repeat your findings. Keep your response "
+    "short and direct."
+)
+CHAT_OF_MANY = "{context} {question} Don't give information outside the document."
 # For rows too short for the whole of it.
 BARE_PROMPT = "USER: {context} {question} ASSISTANT: "
 TURN = " USER: {question} ASSISTANT: "
@@ -92,6 +100,58 @@ def _pieces(text: str, *separators: str) -> list[str]:
     return [*pieces, text]
 
 
+Ids = Callable[[str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What one template puts around contexts, questions and answers, in ids."""
+
+    head: np.ndarray  # before the context
+    space: np.ndarray  # between the two, where the context does not begin with one
+    tail: np.ndarray  # from the question to the answer
+    tail_of_many: np.ndarray  # the same after a question for several numbers
+    answers: list[np.ndarray]  # for each city: an answer up to the number
+    turns: list[np.ndarray]  # for each city: from the end of an answer, through the question for it, to the next answer
+    stop: np.ndarray  # the end of an answer that is not the last
+    end: np.ndarray  # the end of the last one
+
+    @classmethod
+    def of_words(cls, ids: Ids, prompt: str, prompt_of_many: str, eos: int) -> Self:
+        head, tail = _pieces(prompt, " {context} {question}")
+        _, tail_of_many = _pieces(prompt_of_many, " {context} {question}")
+        turns = [ids(TURN.format(question=QUESTION.format(city=city))) for city in CITIES]
+        end = np.array([eos], np.int32)
+        answers = _answers(ids, ANSWER)
+        return cls(ids(head), ids(" "), ids(tail), ids(tail_of_many), answers, turns, end[:0], end)
+
+    @classmethod
+    def of_chat(cls, ids: Ids, tokenizer: TextTokenizer) -> Self:
+        template, eos, opening = ChatTemplate(tokenizer), tokenizer.vocabulary.eos, tokenizer.vocabulary.opening
+        parts = template.parts()
+        opened = tuple(parts.head[: len(opening)]) == opening  # every document has its opening already
+        tail, tail_of_many = (
+            np.append(ids(_pieces(text, "{context} {question}")[1]), parts.tail).astype(np.int32)
+            for text in (CHAT, CHAT_OF_MANY)
+        )
+        between, closing, stop = (np.array(part, np.int32) for part in (parts.between, parts.tail, parts.stop))
+        return cls(
+            head=np.array(parts.head[opened * len(opening) :], np.int32),
+            space=stop[:0],
+            tail=tail,
+            tail_of_many=tail_of_many,
+            answers=_answers(ids, parts.lead + ANSWER),
+            turns=[np.concatenate([between, ids(QUESTION.format(city=city)), closing]) for city in CITIES],
+            stop=stop,
+            end=stop if template.end == eos else np.append(stop, np.int32(eos)),
+        )
+
+
+def _answers(ids: Ids, answer: str) -> list[np.ndarray]:
+    """For each city, the answer up to the number."""
+    return [ids(_pieces(answer, "{number}")[0].format(city=city)) for city in CITIES]
+
+
 class Wording:
     """The fixed wording in one tokenizer's ids."""
 
@@ -106,25 +166,21 @@ class Wording:
         def ids(text: str) -> np.ndarray:
             return np.array(tokenizer.encode(text), np.int32)
 
-        def prompt(text: str) -> tuple[np.ndarray, np.ndarray]:
-            head, tail = _pieces(text, " {context} {question}")
-            return ids(head), ids(tail)
-
         vocabulary = tokenizer.vocabulary
         self.bos = np.array(vocabulary.opening, np.int32)
-        self.eos = np.array([vocabulary.eos], np.int32)
         self.digits = np.array(digits, np.int32)
-        self.space, self.comma, self.conjunction = ids(" "), ids(","), ids(" and")
-        self.prompts = {"lwm": prompt(PROMPT), "bare": prompt(BARE_PROMPT)}
-        self.prompts_of_many = {"lwm": prompt(PROMPT_OF_MANY), "bare": prompt(BARE_PROMPT)}
+        self.comma, self.conjunction = ids(","), ids(" and")
+        self.frames: dict[Template, Frame] = {
+            "lwm": Frame.of_words(ids, PROMPT, PROMPT_OF_MANY, vocabulary.eos),
+            "bare": Frame.of_words(ids, BARE_PROMPT, BARE_PROMPT, vocabulary.eos),
+        }
+        if tokenizer.chat_template is not None:
+            self.frames["chat"] = Frame.of_chat(ids, tokenizer)
         needle, needle_end = _pieces(NEEDLE, "{number}")
         self.needles = [ids(needle.format(city=city)) for city in CITIES]
         self.needle_end = ids(needle_end)
-        self.answers, self.next_answers = (
-            [ids(_pieces(text, "{number}")[0].format(city=city)) for city in CITIES] for text in (ANSWER, NEXT_ANSWER)
-        )
+        self.next_answers = _answers(ids, NEXT_ANSWER)
         self.questions = [ids(" " + QUESTION.format(city=city)) for city in CITIES]
-        self.turns = [ids(TURN.format(question=QUESTION.format(city=city))) for city in CITIES]
         self.questions_of_many = [ids(" " + QUESTION_OF_MANY.format(city=city)) for city in CITIES]
         self.list_start, self.list_end = (ids(piece) for piece in _pieces(" " + QUESTIONS_OF_MANY, " {cities}"))
         self.cities = [ids(f" {city}") for city in CITIES]
@@ -227,43 +283,46 @@ def build_example(
     elif len(depths) != needles or not all(0 <= depth <= 1 for depth in depths):
         raise ValueError(f"depths must be {needles} numbers from 0 to 1, got {list(depths)}")
     words = haystack.wording
+    if template not in words.frames:
+        raise UserError(f"the template {template!r} needs a tokenizer with a chat template, and this one has none")
+    frame = words.frames[template]
     cities = rng.permutation(len(CITIES))[:needles].tolist()
     numbers = 10 ** (digits - 1) + rng.choice(9 * 10 ** (digits - 1), needles, replace=False)
     spelled = words.digits[numbers[:, None] // 10 ** np.arange(digits - 1, -1, -1) % 10]
 
-    head, question, answers = _conversation(words, cities[:asked], spelled, form, template)
+    question, answers = _conversation(words, frame, cities[:asked], spelled, form)
     hidden = sum(len(words.needles[city]) for city in cities) + needles * (digits + len(words.needle_end))
     spoken = len(question) + sum(len(part) for pair in answers for part in pair)
-    room = length - (len(words.bos) + len(head) + hidden + spoken + len(words.eos))
-    if room < len(words.space):
+    room = length - (len(words.bos) + len(frame.head) + hidden + spoken + len(frame.end))
+    if room < len(frame.space):
         raise UserError(
             f"a row of {length} tokens has no room for {needles} needles with {asked} asked for, in the template "
-            f"{template!r}: they alone take {length - room + len(words.space)} tokens; take longer rows or fewer "
+            f"{template!r}: they alone take {length - room + len(frame.space)} tokens; take longer rows or fewer "
             "needles"
         )
     prose = haystack.slice(room, rng)
     places = _places(haystack, prose, depths)
-    space = words.space
+    space = frame.space
     if haystack.begins_with_space(prose) and min(places) > 0:
         space = space[:0]
     else:
         prose = prose[: room - len(space)]
         places = _places(haystack, prose, depths)
 
-    parts = [words.bos, head, space]
+    parts = [words.bos, frame.head, space]
     start = 0
     for place, needle in sorted(zip(places, range(needles), strict=True)):
         parts += [prose[start:place], words.needles[cities[needle]], spelled[needle], words.needle_end]
         start = place
     prompt = np.concatenate([*parts, prose[start:], question])
 
-    # What an answer needs as its targets: the last one's eos too, so that a model learns to stop.
-    answered = sum(len(answer) for answer, _ in answers) + len(words.eos)
+    # What an answer needs as its targets: the last one's end too, so that a model learns to stop.
+    answered = sum(len(answer) for answer, _ in answers) + len(frame.end)
     weight, other = 1 / answered, prose_weight / (length - len(words.bos) - answered)
     spans = [Span("text", prompt, other)]
     for answer, following in answers[:-1]:
         spans += [Span("text", answer, weight), Span("text", following, other)]
-    spans.append(Span("text", np.concatenate([answers[-1][0], words.eos]), weight))
+    spans.append(Span("text", np.concatenate([answers[-1][0], frame.end]), weight))
     return NeedleExample(
         Document(tuple(spans)),
         prompt,
@@ -274,17 +333,16 @@ def build_example(
 
 
 def _conversation(
-    words: Wording, cities: list[int], numbers: np.ndarray, form: Form, template: Template
-) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-    """What stands before the context; the question up to the answer; and each answer with what follows it."""
+    words: Wording, frame: Frame, cities: list[int], numbers: np.ndarray, form: Form
+) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """The question up to the answer; and each answer with what follows it."""
     nothing = np.empty(0, np.int32)
     if form != "multi":
-        head, tail = words.prompts[template]
-        said = [np.concatenate([words.answers[city], number]) for city, number in zip(cities, numbers, strict=False)]
-        answers = list(zip(said, [*(words.turns[city] for city in cities[1:]), nothing], strict=True))
-        return head, np.concatenate([words.questions[cities[0]], tail]), answers
-    head, tail = words.prompts_of_many[template]
-    answer = [words.answers[cities[0]], numbers[0]]
+        said = [np.concatenate([frame.answers[city], number]) for city, number in zip(cities, numbers, strict=False)]
+        said = [*(np.append(answer, frame.stop) for answer in said[:-1]), said[-1]]
+        answers = list(zip(said, [*(frame.turns[city] for city in cities[1:]), nothing], strict=True))
+        return np.concatenate([words.questions[cities[0]], frame.tail]), answers
+    answer = [frame.answers[cities[0]], numbers[0]]
     for city, number in zip(cities[1:], numbers[1:], strict=False):
         answer += [words.next_answers[city], number]
     if len(cities) == 1:
@@ -293,7 +351,7 @@ def _conversation(
         *others, last = (words.cities[city] for city in cities)
         listed = [part for city in others for part in (city, words.comma)]
         question = np.concatenate([words.list_start, *listed, words.conjunction, last, words.list_end])
-    return head, np.concatenate([question, tail]), [(np.concatenate(answer), nothing)]
+    return np.concatenate([question, frame.tail_of_many]), [(np.concatenate(answer), nothing)]
 
 
 def _random_depths(rng: np.random.Generator, count: int) -> list[float]:

@@ -45,12 +45,15 @@ class Task:
     Attributes:
         kind: "needle" asks for the number of the one needle; "multi-needle" for `asked` numbers of `needles`.
         seed: decides cities, digits, prose and, with several needles, where the others stand.
+        template: of the prompt. None: the model's own for chats where it has one, else LWM's; and where the length has
+            no room for all of its words, the fewest of LWM's.
     """
 
     kind: Kind = "needle"
     needles: int = 1
     asked: int = 1
     seed: int = 0
+    template: Template | None = None
 
     def __post_init__(self) -> None:
         if self.kind == "needle" and (self.needles, self.asked) != (1, 1):
@@ -216,7 +219,7 @@ def answer_cases(
 
 
 def _example(case: Case, task: Task, haystack: Haystack) -> NeedleExample:
-    """The case's prompt: LWM's, or the bare template where the length has no room for all of its words."""
+    """The case's prompt, in the task's template."""
 
     def build(template: Template) -> NeedleExample:
         rng = np.random.default_rng([task.seed, case.length, round(case.depth * 1e6), case.round])
@@ -232,8 +235,10 @@ def _example(case: Case, task: Task, haystack: Haystack) -> NeedleExample:
             template=template,
         )
 
+    if task.template is not None:
+        return build(task.template)
     try:
-        return build("lwm")
+        return build("lwm" if haystack.tokenizer.chat_template is None else "chat")
     except UserError:
         return build("bare")
 
@@ -256,6 +261,7 @@ def evaluate_needle(
     needles: int = 1,
     asked: int = 1,
     seed: int = 0,
+    template: Template | None = None,
     batch_tokens: int = 32768,
     console: Console | None = None,
 ) -> NeedleResult:
@@ -266,6 +272,7 @@ def evaluate_needle(
     first one asked for.
 
     Args:
+        template: of the prompts; see `Task`.
         batch_tokens: tokens that are read at once, which bounds the memory.
         console: where the progress is shown; standard error by default.
 
@@ -276,7 +283,7 @@ def evaluate_needle(
         UserError: a grid or a task that is not possible, too little prose, or results of another model or task in
         `out`.
     """
-    task = Task(kind, needles, asked, seed)
+    task = Task(kind, needles, asked, seed, template)
     cases = case_grid(lengths, depth_grid(depths), rounds)
     prose.for_length(max(lengths))  # too little prose is better known before the first case than after an hour
     settings = {

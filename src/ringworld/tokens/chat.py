@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypedDict
 
@@ -103,11 +104,44 @@ class ChatTemplate:
         ]
         return self._markers.encode(self.render(disguised, add_generation_prompt=add_generation_prompt))
 
+    def parts(self) -> "Parts":
+        """What the template writes around the words of a conversation, for who puts one together from ids. Raises
+        UserError as `render`."""
+        said, answer = self._markers.nonce, f"{self._markers.nonce}0"
+        turns: list[Message] = [
+            {"role": "user", "content": said},
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": said},
+        ]
+        asked = self.render(turns[:1], add_generation_prompt=True)
+        before, _, after = asked.partition(said)
+        start, _, rest = self.render(turns).partition(answer)
+        between = self._markers.encode(rest.partition(said)[0])
+        ended = between.index(self.end) + 1 if self.end in between else 0
+        return Parts(
+            head=self._markers.encode(before),
+            tail=self._markers.encode(after),
+            lead=start.removeprefix(asked) if start.startswith(asked) else "",
+            stop=between[:ended],
+            between=between[ended:],
+        )
+
     def _found_end(self, eos: int) -> int:
         answer = self._markers.nonce
         text = self.render([{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}])
         after = text.rpartition(answer)[2] if answer in text else ""
         return next(iter(self._markers.find(after)), eos)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a template writes around words. All but `lead`, which is text and goes before an answer, are ids."""
+
+    head: list[int]  # before a conversation's first words, the user's
+    tail: list[int]  # from the user's words to where an answer begins
+    lead: str  # what an answer begins with, mostly nothing
+    stop: list[int]  # after an answer, to the id that ends it
+    between: list[int]  # from there to the user's next words
 
 
 class _Markers:
