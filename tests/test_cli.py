@@ -16,6 +16,7 @@ from ringworld import cli
 from ringworld.data.tokenized import TokenizedDocuments
 from ringworld.errors import UserError
 from ringworld.recipes import RECIPES
+from ringworld.tokens.images import read_image
 from ringworld.tokens.video import video_info, write_video
 from ringworld.weights.tokenizer import save_tokenizer
 from ringworld.worlds.film import World
@@ -24,13 +25,17 @@ from tokens.small_vqgan import SMALL, draw
 MISSING = "ringworld: Missing from ringworld train: RECIPE; see ringworld --help\n"
 
 
-def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *words: str, typed: str | None = None, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """A command line in a process of its own: JAX's devices cannot be made twice in one."""
     return subprocess.run(
         [sys.executable, "-m", "ringworld", *words],
         capture_output=True,
         text=True,
         timeout=120,
+        input=typed,
+        cwd=cwd,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "COLUMNS": "100", **environment},
     )
 
@@ -234,6 +239,56 @@ def test_a_trained_model_is_evaluated(trained: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "2 questions" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"needle.json", "needle.png"}
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has seen a few pictures."""
+    out = tmp_path_factory.mktemp("runs") / "debug-vision"
+    done = run("train", "debug-vision", "--steps", "2", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.slow
+def test_a_model_that_sees_draws_and_films_and_talks(seeing: Path, tmp_path: Path) -> None:
+    words = ("--model", str(seeing), "--prompt", "a red circle", "--seed", "3")
+    picture, film, longer = tmp_path / "a.png", tmp_path / "b.gif", tmp_path / "c.mp4"
+    done = run("generate", "image", *words, "--guidance", "2", "--out", str(picture))
+    assert (done.returncode, done.stdout) == (0, f"{picture}\n"), done.stderr
+    assert read_image(picture).shape == (64, 64, 3)
+    done = run("generate", "video", *words, "--frames", "3", "--fps", "2", "--out", str(film))
+    assert done.returncode == 0, done.stderr
+    assert (video_info(film).frames, video_info(film).seconds) == (3, pytest.approx(1.5))
+    done = run("generate", "video", *words, "--frames", "2", "--like", str(picture), "--out", str(longer))
+    assert done.returncode == 0, done.stderr
+    assert video_info(longer).frames == 2
+    lines = f"/image {picture}\nwhat?\n/video {film} 1\nwhat?\n"
+    done = run("chat", "--model", str(seeing), "--max-tokens", "3", "--drawings", str(tmp_path), typed=lines)
+    assert done.returncode == 0, done.stderr
+    assert f"(shown: {picture})" in done.stdout
+    assert f"(shown: 2 frames of {film})" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("image --prompt a", "image needs a file to write: name it with --out"),
+        ("image --prompt a --out a.png --like b.png", "--like is what a video begins with"),
+        ("image --prompt a --out a.xyz", "a.xyz must end in one of .png"),
+        ("video --prompt a --out a.mp4 --frames 0", "0 to 0 frames were asked for"),
+        ("video --prompt a --out a.mp4 --like nowhere.png", "nowhere.png"),
+        ("image --prompt a --out a.png --guidance -1", "the guidance (CFG) is -1.0"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_sentence(seeing: Path, words: str, said: str, tmp_path: Path) -> None:
+    done = run("generate", *words.split(), "--model", str(seeing), cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ringworld: ")
+    assert said in done.stderr
+    assert done.stderr.strip().count("\n") == 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_recipe_suggests_the_nearest(tmp_path: Path) -> None:

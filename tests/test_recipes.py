@@ -101,7 +101,7 @@ def test_an_unknown_name_suggests_the_nearest():
 def test_recipes_that_need_data_say_so_and_those_that_do_not_too():
     with pytest.raises(UserError, match="text-1m trains on your own long texts"):
         recipes.build("text-1m")
-    with pytest.raises(UserError, match="nano-text fetches its own prose"):
+    with pytest.raises(UserError, match="nano-text has data of its own"):
         recipes.build("nano-text", data=Path("books"))
 
 

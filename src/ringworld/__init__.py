@@ -37,10 +37,12 @@ def load(model: str | Path, mesh: "MeshShape | None" = None) -> "Model":
     from ringworld.generation.model import Model
     from ringworld.mesh import MeshShape, build_mesh
     from ringworld.weights.models import load as load_model
+    from ringworld.weights.tokenizer import load_tokenizer
 
     devices = build_mesh(MeshShape(), jax.devices()[:1]) if mesh is None else build_mesh(mesh)
     saved = load_model(model, devices)
     about = saved.description
+    frames = None if saved.frames is None else load_tokenizer(saved.frames, devices)
     return Model(
         weights=saved.weights,
         config=about.config,
@@ -49,4 +51,5 @@ def load(model: str | Path, mesh: "MeshShape | None" = None) -> "Model":
         mesh=devices,
         context_length=about.context_length,
         rope_scaling=about.rope_scaling,
+        frames=frames,
     )

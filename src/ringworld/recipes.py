@@ -20,6 +20,7 @@ from ringworld.data.sources import (
     TextFolderConfig,
     TokenizerConfig,
 )
+from ringworld.data.worlds import WorldSourceConfig
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape
 from ringworld.model.config import ModelConfig
@@ -121,6 +122,53 @@ def debug(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
         stages=(stage("64", 64, 12), stage("128", 128, 8)),
         seed=seed,
         mesh=MeshShape(data=-1),
+    )
+
+
+def debug_vision(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
+    """A few steps of pictures and films in a minute, without a network: what comes of it draws, but nothing one would
+    know."""
+    _takes_no_data("debug-vision", data)
+    pictures, films = ((1, 1), 0.6), ((4, 4), 0.4)
+    sources = tuple(
+        (WorldSourceConfig(task, frames=frames, without_words=0.1, documents=512), share / 2)
+        for task in ("describe", "draw")
+        for frames, share in (pictures, films)
+    )
+    text = 512
+    return LanguageRecipe(
+        name="debug-vision",
+        summary="a few steps of pictures and films of the shapes world, in a minute and without a network",
+        model=ModelConfig(
+            vocabulary_size=text + 4098,
+            dim=32,
+            ffn=64,
+            layers=2,
+            heads=2,
+            kv_heads=1,
+            head_dim=16,
+            tied=True,
+            qk_norm=True,
+        ),
+        tokenizer=TokenizerConfig(size=text, corpora=("tiny",), wording=False),
+        optimizer=NANO_OPTIMIZER,
+        stages=(
+            LanguageStage(
+                name="pictures",
+                sequence_length=512,
+                batch_size=4,
+                steps=20,
+                rope_theta=NANO_THETA * 512,
+                learning_rate=6e-3,
+                warmup_steps=4,
+                sources=sources,
+                packing="whole",
+                normalization="example",
+            ),
+        ),
+        seed=seed,
+        mesh=MeshShape(data=-1),
+        frames="nano",
     )
 
 
@@ -416,13 +464,14 @@ def _texts(data: Path) -> SourceConfig:
 def _takes_no_data(name: str, data: Path | None) -> None:
     if data is not None:
         raise UserError(
-            f"{name} fetches its own prose and does not take --data {data}: leave it out, or train `debug` or "
+            f"{name} has data of its own and does not take --data {data}: leave it out, or train `debug` or "
             "`text-32k` on yours"
         )
 
 
 RECIPES: Mapping[str, Callable[[int, Path | None], Recipe]] = {
     "debug": debug,
+    "debug-vision": debug_vision,
     "nano-text": nano_text,
     "nano-text-long": nano_text_long,
     "vqgan-nano": vqgan_nano,

@@ -113,6 +113,91 @@ def test_packed_equals_each_document_alone(documents: list, normalization: Norma
     assert 1 not in targets[weights > 0]
 
 
+VISION = Vocabulary(
+    text_size=100, bos=1, eos=2, pad=0, codes=40, vision_size=50, vision_start=(7,), vision_end=(8,),
+    frame_height=1, frame_width=2,
+)  # fmt: skip
+IDS = {"text": st.integers(3, 99), "vision": st.integers(100, 141)}
+
+
+def rows_of(spans: list[tuple[str, list[int], float]], cut: int) -> list[tuple[np.ndarray, ...]]:
+    """A document over two rows, and once more in one, behind a document of text."""
+    one = frame(Document(tuple(Span(kind, np.array(ids, np.int32), weight) for kind, ids, weight in spans)), VISION)
+    text = frame(document(([5, 6], 1.0)), VISION)
+    cut = min(cut, len(one) - 2)
+    pieces = [[(one, 0)], [(one, cut)], [(text, 0), (one, 0)]]
+    lengths = (cut, len(one) + 3, len(text) + len(one))
+    return [
+        (*pack_row(piece, length, VISION, "modality"), pack_row(piece, length, VISION, "token")[4])
+        for piece, length in zip(pieces, lengths, strict=True)
+    ]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["text", "vision"]).flatmap(
+            lambda kind: st.tuples(
+                st.just(kind), st.lists(IDS[kind], max_size=5), st.sampled_from([0.0, 0.25, 1.0, 1e30])
+            )
+        ),
+        min_size=1,
+        max_size=6,
+    ).filter(lambda spans: sum(len(ids) for _, ids, _ in spans) > 1),
+    st.integers(1, 12),
+)
+def test_normalization_by_modality_is_the_loss_of_lwm(spans: list, cut: int) -> None:
+    """0.5 * (text mean + vision mean), each the mean over rows of the row's own masked mean; written plainly."""
+    means: dict[str, list[float]] = {"text": [], "vision": []}
+    total, weighed, rows = 0.0, 0.0, rows_of(spans, cut)
+    for tokens, targets, _, positions, weights, mask in rows:
+        losses = nll(targets, positions, tokens).astype(np.float64)
+        for kind, of_kind in (("text", targets < 100), ("vision", targets >= 100)):
+            mine = mask.astype(np.float64) * of_kind
+            means[kind].append(float((mine * losses).sum() / max(mine.sum(), 1e-10)))
+            assert weights[of_kind].sum() == pytest.approx(0.5 if mine.any() else 0.0)
+        total += float(np.sum(weights.astype(np.float64) * losses))
+        weighed += float(weights.sum(dtype=np.float64))
+    lwm = 0.5 * (np.mean(means["vision"]) + np.mean(means["text"]))
+    # Rows that lack a modality lower LWM's loss; where none does, the factor is 1.
+    there = sum(mean != 0 for kind in means.values() for mean in kind)
+    if there:
+        np.testing.assert_allclose(total / weighed, lwm * 2 * len(rows) / there, rtol=1e-5)
+
+
+def test_rows_of_text_and_vision_have_the_loss_of_lwm_to_the_letter() -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for texts, visions in ((3, 40), (17, 5), (1, 1)):
+        spans = (
+            Span("text", rng.integers(3, 100, texts).astype(np.int32), 0.0),
+            Span("text", rng.integers(3, 100, texts).astype(np.int32), 1.0),
+            Span("vision", rng.integers(100, 142, visions).astype(np.int32), 1.0),
+        )
+        rows.append(pack_row([(frame(Document(spans), VISION), 0)], 80, VISION, "modality"))
+    targets, weights = (np.stack([row[part] for row in rows]) for part in (1, 4))
+    losses = rng.random(targets.shape)
+    mask, is_vision = weights > 0, targets >= 100
+    text, vision = (
+        np.mean((losses * mask * kind).sum(axis=1) / (mask * kind).sum(axis=1)) for kind in (~is_vision, is_vision)
+    )
+    np.testing.assert_allclose((weights * losses).sum() / weights.sum(), 0.5 * (vision + text), rtol=1e-6)
+
+
+def test_weights_by_modality_keep_what_the_spans_say_of_each_other() -> None:
+    spans = (
+        Span("text", np.array([11], np.int32), 1.0),
+        Span("text", np.array([12], np.int32), 3.0),
+        Span("vision", np.array([101, 102, 140, 103, 104], np.int32), 2.0),
+        Span("text", np.array([8], np.int32), 0.0),
+    )
+    row = pack_row([(frame(Document(spans), VISION), 0)], 12, VISION, "modality")
+    assert row[4].tolist() == pytest.approx([0.125, 0.375, 0.1, 0.1, 0.1, 0.1, 0.1, 0, 0, 0, 0, 0])
+    assert row[4].dtype == np.float32
+    alone = pack_row([(frame(document(([11, 12, 13], 1.0)), VISION), 0)], 6, VISION, "modality")
+    assert alone[4].tolist() == [0.125] * 4 + [0, 0]
+
+
 def test_a_batch_is_a_pytree() -> None:
     zero, one, two, three = (np.full((2, 3), i, np.int32) for i in range(4))
     batch = Batch(zero, one, two, three, np.zeros((2, 3), np.float32))

@@ -1,11 +1,9 @@
-import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,7 +11,7 @@ from generation.models import random_model, tokenizer
 from ringworld.errors import UserError
 from ringworld.generation import chat as chat_module
 from ringworld.generation import decode
-from ringworld.generation.chat import COMMANDS, Chat, converse
+from ringworld.generation.chat import Chat
 from ringworld.generation.model import Model
 from ringworld.mesh import MeshShape
 from ringworld.model.rope import RopeScaling
@@ -22,19 +20,13 @@ from ringworld.tokens.text import TextTokenizer
 
 QUESTIONS = ("The old keeper counted the lamps.", "So the doctor and the clerk?", "In the morning, by the river")
 EOS = tokenizer().vocabulary.eos
+pytestmark = pytest.mark.usefixtures("few_programs")
 # The words of a turn go up to <pad>; thoughts, in parentheses, are left out as soon as there is another turn.
 THOUGHTS = (
     "{% for m in messages %}{{ '<bos>' + m.role + ':' }}{% if m.role == 'assistant' and not loop.last %}"
     "{{ m.content.split(')')[-1] }}{% else %}{{ m.content }}{% endif %}{{ '<pad>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<bos>assistant:' }}{% endif %}"
 )
-
-
-@pytest.fixture(autouse=True)
-def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One size of cache and one of what is read at once, so that all tests share their compiled programs."""
-    monkeypatch.setattr(chat_module, "_LEAST_CAPACITY", 256)
-    monkeypatch.setattr(decode, "_PIECES", (32,))
 
 
 def with_template(template: str) -> Model:
@@ -68,28 +60,6 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(decode, "read", counted)
     return counts
-
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Has the model give these answers (ids), whatever it thinks."""
-
-    def prepare(*answers: list[int]) -> None:
-        coming: Iterator[list[int]] = iter(answers)
-        script: list[int] = []
-        begin, step = decode.begin, decode.step
-
-        def put(state: decode.Decoding) -> decode.Decoding:
-            return replace(state, token=jnp.full_like(state.token, script.pop(0)))
-
-        def scripted_begin(*rest: Any) -> decode.Decoding:
-            script[:] = [*next(coming), *[EOS] * 9]
-            return put(begin(*rest))
-
-        monkeypatch.setattr(decode, "begin", scripted_begin)
-        monkeypatch.setattr(decode, "step", lambda *rest, **options: put(step(*rest, **options)))
-
-    return prepare
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "top_k": 50, "top_p": 0.9, "seed": 3}], ids=str)
@@ -158,9 +128,9 @@ def test_what_ends_an_answer_may_come_whatever_else_it_is(monkeypatch: pytest.Mo
     allowed: list[np.ndarray] = []
     begin = decode.begin
 
-    def noted(logits: Any, cache: Any, sampler: Any, stop: Any) -> decode.Decoding:
-        allowed.append(np.asarray(sampler.allowed))
-        return begin(logits, cache, sampler, stop)
+    def noted(logits: Any, cache: Any, place: Any, sampler: Any, stop: Any) -> decode.Decoding:
+        allowed.append(np.asarray(sampler.grammar.text))
+        return begin(logits, cache, place, sampler, stop)
 
     monkeypatch.setattr(decode, "begin", noted)
     for chat in (model.chat(), random_model().chat()):
@@ -349,9 +319,10 @@ def test_a_saved_conversation_goes_on(tmp_path: Path) -> None:
         ('{"messages": [{"role": "user"}]}', "KeyError: 'content'"),
         (
             '{"messages": [{"role": "root", "content": "a"}]}',
-            "a message has a role of system, user, assistant and text",
+            "a message has a role of system, user, assistant, not 'root'",
         ),
-        ('{"messages": [{"role": "user", "content": ["a"]}]}', "a message has a role"),
+        ('{"messages": [{"role": "user", "content": [1]}]}', "TypeError"),
+        ('{"messages": [{"role": "user", "content": [{"vision": ["a"]}]}]}', "what a message shows must be ids"),
         (b"\xff", "UnicodeDecodeError"),
         (None, "FileNotFoundError"),
     ],
@@ -364,58 +335,3 @@ def test_a_file_that_holds_no_conversation_changes_nothing(content: Any, said: s
     with pytest.raises(UserError, match=f"chat.json holds no conversation .*{said}.*: give a file that was saved"):
         chat.load(path)
     assert chat.messages == [{"role": "system", "content": "a"}]
-
-
-class Terminal:
-    """Lines that are typed, and all that is written. An exception among the lines is raised."""
-
-    def __init__(self, *lines: str | BaseException) -> None:
-        self._lines = iter(lines)
-        self.written = ""
-        self.interrupt_at: str | None = None
-
-    def read_line(self) -> str:
-        line = next(self._lines, EOFError())
-        if isinstance(line, BaseException):
-            raise line
-        return line
-
-    def write(self, text: str) -> None:
-        self.written += text
-        if self.interrupt_at and text in self.interrupt_at:
-            self.interrupt_at = None
-            raise KeyboardInterrupt
-
-
-def test_a_conversation_at_a_terminal(tmp_path: Path) -> None:
-    model = random_model()
-    path = tmp_path / "my chat.json"
-    terminal = Terminal(
-        QUESTIONS[0], "", "/help", "/reset", "/nothing here", "/save", "\udc80", QUESTIONS[1], QUESTIONS[1],
-        f"/save {path}", " /quit ", "never read",
-    )  # fmt: skip
-    converse(model.chat(), terminal.read_line, terminal.write, max_tokens=8, temperature=1.0, seed=7)
-
-    def answers(chat: Chat, *turns: tuple[str, int]) -> list[str]:
-        return ["".join(chat.say(text, max_tokens=8, temperature=1.0, seed=seed)) + "\n" for text, seed in turns]
-
-    first = answers(model.chat(), (QUESTIONS[0], 7))
-    rest = answers(model.chat(), (QUESTIONS[1], 8), (QUESTIONS[1], 9))
-    commands = [COMMANDS, "(a new conversation)\n"]
-    wrong = [f"there is no command {line!r}; there are:\n{COMMANDS}" for line in ("/nothing here", "/save")]
-    before, _, after = terminal.written.partition("\nthe message holds what is no Unicode text")
-    assert before == "".join([*first, *commands, *wrong])
-    assert after.endswith("".join([*rest, f"(saved as {path})\n"]))
-    assert len(json.loads(path.read_text(encoding="utf-8"))["messages"]) == 4
-
-
-def test_an_interruption_stops_the_answer_and_not_the_conversation(scripted: Callable[..., None]) -> None:
-    model = random_model()
-    scripted(*([*model.tokenizer.encode(text), EOS] for text in ("a b c d", "e")))
-    chat = model.chat()
-    terminal = Terminal(KeyboardInterrupt(), QUESTIONS[0], QUESTIONS[1])
-    terminal.interrupt_at = " b"
-    converse(chat, terminal.read_line, terminal.write)
-    stopped = "\n(stopped; /quit ends)\n"
-    assert terminal.written == f"{stopped}a b{stopped}e\n\n"
-    assert [message["content"] for message in chat.messages] == [QUESTIONS[0], "a b", QUESTIONS[1], "e"]

@@ -83,7 +83,7 @@ def test_what_is_said_has_whole_characters_and_ends_at_eos(monkeypatch: pytest.M
     model = random_model(norm_eps=1e-4)
     script = np.array([*ids, model.tokenizer.vocabulary.eos] + [0] * 16)
 
-    def choose(sampler: object, logits: jax.Array, step: jax.Array) -> jax.Array:
+    def choose(sampler: object, logits: jax.Array, place: object, step: jax.Array) -> jax.Array:
         return jnp.broadcast_to(jnp.asarray(script)[step], logits.shape[:1]).astype(jnp.int32)
 
     monkeypatch.setattr("ringworld.generation.sampling.Sampler.choose", choose)

@@ -26,7 +26,7 @@ def case(seed: int = 0, trained: float = 0.7):
     return tuple(jnp.asarray(x) for x in (hidden, head, targets, weights))
 
 
-def plain(hidden, head, targets, weights, slices):
+def plain(hidden, head, targets, weights, slices, z_loss=0.0):
     """Loss and accuracy: a softmax over each target's own slice."""
     logits = hidden @ head
     nll, correct = 0.0, 0.0
@@ -35,12 +35,14 @@ def plain(hidden, head, targets, weights, slices):
         local = jnp.where(mine, targets - part.start, 0)
         log_p = jax.nn.log_softmax(logits[..., part])
         nll += jnp.sum(weights * mine * -jnp.take_along_axis(log_p, local[..., None], -1)[..., 0])
+        log_z = jax.nn.logsumexp(logits[..., part], axis=-1)
+        nll += jnp.sum(weights * mine * z_loss * log_z**2)
         correct += jnp.sum(weights * mine * (log_p.argmax(-1) == local))
     return nll / weights.sum(), correct / weights.sum()
 
 
-def ours(hidden, head, targets, weights, slices, mesh, tokens=1024):
-    sums = cross_entropy(hidden, head, targets, weights, slices=slices, mesh=mesh, tokens=tokens)
+def ours(hidden, head, targets, weights, slices, mesh, tokens=1024, z_loss=0.0):
+    sums = cross_entropy(hidden, head, targets, weights, slices=slices, mesh=mesh, z_loss=z_loss, tokens=tokens)
     return sums.nll / sums.weight, sums.correct / sums.weight
 
 
@@ -68,6 +70,30 @@ def test_values_and_gradients(shape, slices):
 def test_any_size_of_chunk(tokens):
     mesh = mesh_of(MeshShape())
     check(lambda *x: ours(*x, TWO, mesh, tokens), lambda *x: plain(*x, TWO), case())
+
+
+@pytest.mark.parametrize("slices", [JOINT, TWO], ids=["joint", "by modality"])
+@pytest.mark.parametrize("shape", [MeshShape(), MeshShape(fsdp=2, tensor=2, sequence=2)], ids=str)
+def test_z_loss(shape, slices):
+    mesh = mesh_of(shape)
+    check(lambda *x: ours(*x, slices, mesh, 7, z_loss=0.1), lambda *x: plain(*x, slices, 0.1), case())
+
+
+def test_no_z_loss_costs_nothing_and_changes_no_bit():
+    mesh = mesh_of(MeshShape())
+    without, zero, some = (
+        jax.make_jaxpr(jax.grad(lambda *x, z=z: cross_entropy(*x, slices=TWO, mesh=mesh, **z).nll, (0, 1)))(*case())
+        for z in ({}, {"z_loss": 0.0}, {"z_loss": 1e-4})
+    )
+    assert str(zero) == str(without) != str(some)
+    assert "integer_pow" in str(some)
+    assert "integer_pow" not in str(zero)
+
+
+@pytest.mark.parametrize("z_loss", [-1e-4, float("nan"), float("inf")])
+def test_a_z_loss_below_zero_or_without_end_is_refused(z_loss):
+    with pytest.raises(ValueError, match=f"z_loss must be a number from 0 up, got {z_loss}"):
+        ours(*case(), JOINT, mesh_of(MeshShape()), z_loss=z_loss)
 
 
 def test_a_device_without_a_trained_token_is_no_mean_of_its_own():

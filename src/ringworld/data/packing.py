@@ -20,7 +20,7 @@ from jaxtyping import Float32, Int32
 from ringworld.data.documents import Document
 from ringworld.tokens.vocabulary import Vocabulary
 
-Normalization = Literal["token", "example"]
+Normalization = Literal["token", "example", "modality"]
 Policy = Literal["split", "whole"]
 
 
@@ -51,6 +51,8 @@ Integers = Int32[np.ndarray, "S"]
 Row = tuple[Integers, Integers, Integers, Integers, Float32[np.ndarray, "S"]]
 """tokens, targets, segments, positions, weights."""
 
+_SHARE = 0.5  # of a modality in a row: LWM's, which has two
+
 
 def frame(document: Document, vocabulary: Vocabulary) -> Framed:
     """Adds bos and eos where they are missing; an added eos has the last token's weight."""
@@ -72,7 +74,13 @@ def pack_row(
     """Lays pieces into one row: from each (framed document, offset) as much as still fits.
 
     normalization: "token" takes the weights as they are; "example" scales each piece's to the sum 1 (a piece without
-    trained tokens keeps 0).
+    trained tokens keeps 0); "modality" scales those of each modality's targets in the row to the sum 0.5 (a modality
+    without any keeps 0).
+
+    "modality" is LWM's loss where all rows have targets of text and of vision: 0.5 * (text mean + vision mean), each
+    the mean over the rows of a row's own masked mean. A mean that a row does not have is 0 there, and lowers the loss;
+    ours is divided by the weights that there are. So over B rows that have n such means in all, ours is LWM's times
+    2 B / n, and the gradients are parallel.
 
     Returns:
         tokens, targets, segments, positions, weights of `length` each. weights[i] is the weight of targets[i].
@@ -99,4 +107,9 @@ def pack_row(
             weight = weight / total if total else weight
         weights[start : start + len(weight)] = weight
         start = stop
+    if normalization == "modality":
+        for part in vocabulary.modalities:
+            mine = (targets >= part.start) & (targets < part.stop)
+            if total := weights[mine].sum(dtype=np.float64):
+                weights[mine] *= _SHARE / total
     return tokens, targets, segments, positions, weights

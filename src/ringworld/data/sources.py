@@ -1,12 +1,19 @@
-"""What a recipe says about its data: typed configurations, each of which builds its source."""
+"""What a recipe says about its data: typed configurations, each of which builds its source.
+
+`build` takes what any of them may need: the tokenizer of text, the tokens of the stage's rows, a seed, whether to give
+what is trained on or what is held out, and the tokenizer of frames, where there is one.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ringworld.data.corpora import Part, Text, held_out, load_corpus, split
 from ringworld.data.documents import Document, Source, TextDocuments, read_jsonl, read_text_folder
+from ringworld.data.multimodal import ShardDocuments
 from ringworld.data.needles import DIGITS, Form, Haystack, NeedleSource, Template, phrases
+from ringworld.data.worlds import WorldSourceConfig
 from ringworld.errors import UserError
+from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer, train_tokenizer
 
 
@@ -46,7 +53,14 @@ class NeedleSourceConfig:
     length: int | None = None
     shortest: int | None = None
 
-    def build(self, tokenizer: TextTokenizer, sequence_length: int, seed: int, part: Part = "train") -> Source:
+    def build(
+        self,
+        tokenizer: TextTokenizer,
+        sequence_length: int,
+        seed: int,
+        part: Part = "train",
+        frames: FrameTokenizer | None = None,
+    ) -> Source:
         haystack = Haystack(tokenizer, [text for _, text in _texts(self.corpora, part)])
         return NeedleSource(
             haystack,
@@ -68,7 +82,14 @@ class CorpusConfig:
 
     corpora: tuple[str, ...] = ("essays",)
 
-    def build(self, tokenizer: TextTokenizer, sequence_length: int, seed: int, part: Part = "train") -> Source:
+    def build(
+        self,
+        tokenizer: TextTokenizer,
+        sequence_length: int,
+        seed: int,
+        part: Part = "train",
+        frames: FrameTokenizer | None = None,
+    ) -> Source:
         return TextDocuments([text for _, text in _texts(self.corpora, part)], tokenizer)
 
 
@@ -78,7 +99,14 @@ class TextFolderConfig:
 
     path: str
 
-    def build(self, tokenizer: TextTokenizer, sequence_length: int, seed: int, part: Part = "train") -> Source:
+    def build(
+        self,
+        tokenizer: TextTokenizer,
+        sequence_length: int,
+        seed: int,
+        part: Part = "train",
+        frames: FrameTokenizer | None = None,
+    ) -> Source:
         folder = read_text_folder(self.path, tokenizer)
         names = [str(path.relative_to(self.path)) for path in folder.paths]
         return _Part(folder, names, [path.stat().st_size for path in folder.paths], part, self.path)
@@ -91,13 +119,48 @@ class JsonlConfig:
     path: str
     bad_share: float = 0.01
 
-    def build(self, tokenizer: TextTokenizer, sequence_length: int, seed: int, part: Part = "train") -> Source:
+    def build(
+        self,
+        tokenizer: TextTokenizer,
+        sequence_length: int,
+        seed: int,
+        part: Part = "train",
+        frames: FrameTokenizer | None = None,
+    ) -> Source:
         documents = read_jsonl(self.path, tokenizer, bad_share=self.bad_share)
         names = [str(index) for index in range(len(documents))]
         return _Part(documents, names, documents.sizes.tolist(), part, self.path)
 
 
-SourceConfig = NeedleSourceConfig | CorpusConfig | TextFolderConfig | JsonlConfig
+@dataclass(frozen=True)
+class ShardsConfig:
+    """The documents that `tokenize` wrote into the folder `path`; some are held out, by their numbers.
+
+    `swap` and `drop_text` are probabilities, `every` is in seconds: see `ShardDocuments`.
+    """
+
+    path: str
+    swap: float = 0.0
+    drop_text: float = 0.0
+    every: int | None = None
+
+    def build(
+        self,
+        tokenizer: TextTokenizer,
+        sequence_length: int,
+        seed: int,
+        part: Part = "train",
+        frames: FrameTokenizer | None = None,
+    ) -> Source:
+        documents = ShardDocuments(
+            self.path, tokenizer, swap=self.swap, drop_text=self.drop_text, every=self.every, seed=seed
+        )
+        # Their sizes are not asked for: that would be to read all of them before training begins.
+        names = [str(index) for index in range(len(documents))]
+        return _Part(documents, names, [1] * len(documents), part, self.path)
+
+
+SourceConfig = NeedleSourceConfig | CorpusConfig | TextFolderConfig | JsonlConfig | ShardsConfig | WorldSourceConfig
 
 
 class _Part:

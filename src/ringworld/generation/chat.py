@@ -8,7 +8,7 @@ tokens than those it came in), what is still the same is kept and the rest is re
 import json
 import logging
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -21,10 +21,13 @@ from jaxtyping import Array, Float
 from ringworld.errors import UserError
 from ringworld.files import write_atomically
 from ringworld.generation import decode
+from ringworld.generation.drawing import Frame, frame_tokenizer_of, pixels
+from ringworld.generation.grammar import Grammar, Place, Reader
 from ringworld.generation.sampling import Sampler
 from ringworld.mesh import axis_size
 from ringworld.model.cache import Cache, empty_cache, grow, keep
-from ringworld.tokens.chat import ChatTemplate, Message, Role
+from ringworld.tokens.chat import ChatTemplate, Message, Part, Role, parts_of
+from ringworld.tokens.vision import timed, vision_ids
 
 if TYPE_CHECKING:
     from ringworld.generation.model import Model
@@ -32,14 +35,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _keep = jax.jit(keep, static_argnames="mesh", donate_argnames="cache")
 _grow = jax.jit(grow, static_argnames=("capacity", "mesh"))
-
-COMMANDS = """\
-/reset       begin anew
-/save FILE   write the conversation into a file
-/help        say this
-/quit        end
-ctrl-C       stop the answer
-"""
 
 
 class Chat:
@@ -56,7 +51,7 @@ class Chat:
         self._model = model
         self._template = ChatTemplate(model.tokenizer)
         self._opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-        self._answer: Generator[str, None, None] | None = None
+        self._answer: Generator[str | Frame, None, None] | None = None
         self._begin_anew(self._opening)
 
     @property
@@ -65,9 +60,44 @@ class Chat:
         return [message.copy() for message in self._messages]
 
     @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of frames that can be shown, in pixels. Raises UserError when the model does not see."""
+        side = frame_tokenizer_of(self._model).config.frame_size
+        return side, side
+
+    @property
     def tokens(self) -> list[int]:
         """The ids in the cache."""
         return self._tokens[: self._held]
+
+    def show(self, frames: Iterable[Frame], fps: float | int | None = None, every: int = 0) -> int:
+        """Shows a picture or a film, which what is said next is about. It is encoded here, once.
+
+        Args:
+            frames: one after the other; no more than some of them are held.
+            fps: of a film. None: a picture, or a film without times.
+            every: the time stands before every so many seconds of a film; 0: nowhere.
+
+        Returns:
+            how many frames there were.
+
+        Raises:
+            UserError: the model does not see, there is no frame, frames are of another size, or there is no rate for
+                times.
+        """
+        eyes, vocabulary = frame_tokenizer_of(self._model), self._model.tokenizer.vocabulary
+        if every and fps is None:
+            raise UserError(f"the time is to stand every {every} seconds in a film of no known rate: give its fps")
+        found = list(eyes.encode_all(frames))
+        if not found:
+            raise UserError("there is no frame to be shown: give one or more")
+        codes = np.stack(found)
+        if not every or fps is None:
+            self._shown.append(vision_ids(codes, vocabulary))
+        else:
+            for time, part in timed(len(codes), fps, every):
+                self._shown += [time, vision_ids(codes[part], vocabulary)]
+        return len(codes)
 
     def say(
         self,
@@ -78,8 +108,9 @@ class Chat:
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int = 0,
-    ) -> Iterator[str]:
-        """The model's answer to `text` in pieces, as it comes; no piece ends inside a UTF-8 character.
+    ) -> Iterator[str | Frame]:
+        """The model's answer to `text` in pieces, as it comes: words, of which no piece ends inside a UTF-8 character,
+        and the frames that it draws.
 
         The answer is part of the conversation as far as it has come: whoever closes the iterator, interrupts it or
         leaves it alone, can go on with the next turn.
@@ -95,12 +126,15 @@ class Chat:
         self._stop()
         if max_tokens < 1:
             raise UserError(f"{max_tokens} tokens leave no room for an answer: ask for 1 or more")
-        messages: list[Message] = [*self._messages, {"role": "user", "content": _checked(text)}]
+        said = _checked(text)
+        content: str | list[Part] = [*self._shown, f" {said}"] if self._shown else said
+        messages: list[Message] = [*self._messages, {"role": "user", "content": content}]
         sampler = self._sampler(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         tokens = self._template.encode(messages, add_generation_prompt=True)
         if not tokens:
             raise UserError("the model's chat template writes nothing for this conversation: it cannot be asked so")
         logits = self._read(tokens)
+        self._shown = []
         self._messages = [*messages, {"role": "assistant", "content": ""}]
         self._answer = self._pieces(logits, max_tokens, sampler)
         return self._answer
@@ -113,7 +147,8 @@ class Chat:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the conversation as JSON, whole or not at all. Raises UserError when it cannot be written."""
         try:
-            write_atomically(Path(path), json.dumps({"messages": self._messages}, ensure_ascii=False, indent=2) + "\n")
+            messages = [_to_json(message) for message in self._messages]
+            write_atomically(Path(path), json.dumps({"messages": messages}, ensure_ascii=False, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"cannot save the conversation as {path}: {error}") from error
 
@@ -135,6 +170,7 @@ class Chat:
 
     def _begin_anew(self, messages: list[Message]) -> None:
         self._messages = [message.copy() for message in messages]
+        self._shown: list[Part] = []  # since something was said
         self._warned = False
         self._drop()
 
@@ -219,16 +255,19 @@ class Chat:
         if tokens:
             self._extend(tokens)
 
-    def _pieces(self, logits: Float[Array, "B V"], max_tokens: int, sampler: Sampler) -> Generator[str, None, None]:
-        model, message = self._model, self._messages[-1]
+    def _pieces(
+        self, logits: Float[Array, "B V"], max_tokens: int, sampler: Sampler
+    ) -> Generator[str | Frame, None, None]:
+        model, answer = self._model, _Answer(self._model, self._messages[-1], sampler.grammar)
         assert self._cache is not None
         stop = jnp.int32(self._template.end)
-        state = decode.begin(logits, self._cache, sampler, stop)
-        decoder = model.tokenizer.stream()
+        state, frames = sampler.grammar.after(np.array(self._tokens))
+        rows = jnp.zeros(self._rows, jnp.int32)
+        state = decode.begin(logits, self._cache, Place(rows + state, rows + frames), sampler, stop)
         for made in range(1, max_tokens + 1):
             token = int(state.token[0])
             if token in self._template.special:
-                return
+                break
             if made < max_tokens:  # the device makes the next token while the reader has this one
                 self._make_room(len(self._tokens) + 1)
                 self._tokens.append(token)
@@ -237,75 +276,58 @@ class Chat:
                     model.weights, state, sampler, stop, self._frequencies, config=model.config, mesh=model.mesh
                 )
                 self._cache = state.cache
-            if piece := decoder.push(token):
-                message["content"] += piece
-                yield piece
+            yield from answer.push(token)
+        yield from answer.end()
 
     def _sampler(self, **settings: Any) -> Sampler:
         sampler, _ = self._model.sampler(**settings)
-        return replace(sampler, allowed=sampler.allowed.at[self._template.end].set(True))
+        grammar = sampler.grammar
+        return replace(sampler, grammar=replace(grammar, text=grammar.text.at[self._template.end].set(True)))
 
 
-def converse(
-    chat: Chat,
-    read_line: Callable[[], str],
-    write: Callable[[str], None],
-    *,
-    max_tokens: int = 512,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
-) -> None:
-    """A conversation line by line, until /quit or the end of what is read.
+class _Answer:
+    """Puts an answer together of its tokens, in its message, and gives what of it is new."""
 
-    An interruption (KeyboardInterrupt) ends the answer, or the line that is being written, and not the conversation. A
-    mistake (UserError) is said, and the conversation goes on.
+    def __init__(self, model: "Model", message: Message, grammar: Grammar) -> None:
+        self._model, self._message = model, message
+        self._reader = Reader(grammar)
+        self._words = model.tokenizer.stream()
+        self._held: list[int] = []  # the last words, which may turn out to be `<vision>`
+        self._vision: list[int] = []  # what is open, delimiters and all
 
-    Args:
-        read_line: the next line; raises EOFError when there is none.
-        write: takes pieces of what is said.
-        seed: of the first answer; each further one has the next number.
-    """
-    answers = 0
-    while True:
-        try:
-            line = read_line().strip()
-            if line.startswith("/"):
-                if not _obey(chat, line, write):
-                    return
-            elif line:
-                settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed + answers}
-                for piece in chat.say(line, max_tokens=max_tokens, **settings):
-                    write(piece)
-                answers += 1
-                write("\n")
-        except KeyboardInterrupt:
-            write("\n(stopped; /quit ends)\n")
-        except UserError as error:
-            write(f"\n{error}\n")
-        except EOFError:
-            write("\n")
+    def push(self, token: int) -> Iterator[str | Frame]:
+        reader, vocabulary = self._reader, self._model.tokenizer.vocabulary
+        was_text, frames = reader.in_text, reader.frames
+        reader.read(token)
+        if was_text:
+            self._held.append(token)
+            kept = reader.opening if reader.in_text else len(vocabulary.vision_start)
+            yield from self._let_go(len(self._held) - kept)
+            if not reader.in_text:
+                self._vision, self._held = self._held, []
             return
+        self._vision.append(token)
+        if reader.frames > frames:
+            newest = np.array(self._vision[-vocabulary.codes_per_frame - 1 :], np.int32)
+            yield pixels(newest, frame_tokenizer_of(self._model), vocabulary)[0]
+        if reader.in_text:
+            self._add(np.array(self._vision, np.int32))
 
+    def end(self) -> Iterator[str]:
+        """Nothing more comes: what looked like the beginning of `<vision>` was text."""
+        yield from self._let_go(len(self._held))
 
-def _obey(chat: Chat, line: str, write: Callable[[str], None]) -> bool:
-    """Whether the conversation goes on."""
-    command, _, rest = line.partition(" ")
-    match command, rest.strip():
-        case "/quit", "":
-            return False
-        case "/reset", "":
-            chat.reset()
-            write("(a new conversation)\n")
-        case "/save", path if path:
-            chat.save(Path(path).expanduser())
-            write(f"(saved as {path})\n")
-        case "/help", "":
-            write(COMMANDS)
-        case _:
-            write(f"there is no command {line!r}; there are:\n{COMMANDS}")
-    return True
+    def _let_go(self, count: int) -> Iterator[str]:
+        for token in self._held[:count]:
+            if piece := self._words.push(token):
+                self._add(piece)
+                yield piece
+        del self._held[:count]
+
+    def _add(self, part: Part) -> None:
+        *before, last = parts_of(self._message["content"])
+        parts = [*before, last + part] if isinstance(part, str) and isinstance(last, str) else [*before, last, part]
+        self._message["content"] = parts[0] if len(parts) == 1 and isinstance(parts[0], str) else parts
 
 
 def _checked(text: str) -> str:
@@ -318,12 +340,29 @@ def _checked(text: str) -> str:
     return text
 
 
+def _to_json(message: Message) -> dict[str, Any]:
+    """Words stay words; what is shown becomes {"vision": ids}."""
+    content = message["content"]
+    if not isinstance(content, str):
+        content = [part if isinstance(part, str) else {"vision": part.tolist()} for part in content]
+    return {"role": message["role"], "content": content}
+
+
 def _message(value: Any) -> Message:
     """Raises ValueError, TypeError or KeyError when the value is no message."""
     role, content = value["role"], value["content"]
-    if role not in get_args(Role) or not isinstance(content, str):
-        raise ValueError(f"a message has a role of {', '.join(get_args(Role))} and text, not {value}")
-    return {"role": role, "content": content}
+    if role not in get_args(Role):
+        raise ValueError(f"a message has a role of {', '.join(get_args(Role))}, not {role!r}")
+    return {"role": role, "content": content if isinstance(content, str) else [_part(part) for part in content]}
+
+
+def _part(value: Any) -> Part:
+    if isinstance(value, str):
+        return value
+    ids = value["vision"]
+    if not all(type(index) is int for index in ids):
+        raise ValueError("what a message shows must be ids")
+    return np.array(ids, np.int32)
 
 
 # Tokens that a conversation's first cache takes.

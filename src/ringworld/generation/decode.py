@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int32
 
 from ringworld.errors import UserError
+from ringworld.generation.grammar import Place
 from ringworld.generation.sampling import Sampler
 from ringworld.mesh import named_sharding
 from ringworld.model.cache import Cache, decode_step, extend, prefill, room
@@ -43,10 +44,12 @@ def bucket(size: int, *, least: int = 64, multiple: int = 1) -> int:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Decoding:
-    """Rows on their way: the cache, each row's newest token and whether the row is finished, and tokens made so far."""
+    """Rows on their way: the cache, each row's newest token, its place in the grammar and whether the row is finished,
+    and tokens made so far."""
 
     cache: Cache
     token: Int32[Array, " B"]
+    place: Place
     finished: Bool[Array, " B"]
     made: Int32[Array, ""]
 
@@ -63,8 +66,14 @@ def _advance(
 ) -> Decoding:
     """One token more in every row; a finished row repeats `stop`."""
     logits, cache = decode_step(weights, state.token, state.cache, config=config, frequencies=frequencies, mesh=mesh)
-    token = jnp.where(state.finished, stop, sampler.choose(logits, state.made))
-    return Decoding(cache=cache, token=token, finished=state.finished | (token == stop), made=state.made + 1)
+    token = jnp.where(state.finished, stop, sampler.choose(logits, state.place, state.made))
+    return Decoding(
+        cache=cache,
+        token=token,
+        place=sampler.grammar.advance(state.place, token),
+        finished=state.finished | (token == stop),
+        made=state.made + 1,
+    )
 
 
 @partial(jax.jit, static_argnames=("capacity", "config", "mesh"))
@@ -72,6 +81,7 @@ def start(
     weights: Weights,
     tokens: Int32[Array, "B S"],
     lengths: Int32[Array, " B"],
+    place: Place,
     sampler: Sampler,
     stop: Int32[Array, ""],
     frequencies: Frequencies,
@@ -82,16 +92,18 @@ def start(
 ) -> Decoding:
     """Reads the prompts, padded on the right to S tokens, and chooses the first token of every row.
 
-    `capacity` is the number of tokens, prompt and answer, that the cache has room for. A row of length 0 does not
-    exist: it is there to fill the batch, and counts as finished.
+    `place` is that of each row at the end of its prompt. `capacity` is the number of tokens, prompt and answer,
+    that the cache has room for. A row of length 0 does not exist: it is there to fill the batch, and counts as
+    finished.
     """
     # An empty row still needs one position to attend to.
     logits, cache = prefill(
         weights, tokens, jnp.maximum(lengths, 1), capacity=capacity, config=config, frequencies=frequencies, mesh=mesh
     )
     made = jnp.zeros((), jnp.int32)
-    token = jnp.where(lengths == 0, stop, sampler.choose(logits, made))
-    return Decoding(cache=cache, token=token, finished=token == stop, made=made + 1)
+    token = jnp.where(lengths == 0, stop, sampler.choose(logits, place, made))
+    place = sampler.grammar.advance(place, token)
+    return Decoding(cache=cache, token=token, place=place, finished=token == stop, made=made + 1)
 
 
 def read(
@@ -169,15 +181,18 @@ def _extend(
     return extend(weights, tokens, lengths, cache, config=config, frequencies=frequencies, mesh=mesh)
 
 
-def begin(logits: Float[Array, "B V"], cache: Cache, sampler: Sampler, stop: Int32[Array, ""]) -> Decoding:
+def begin(
+    logits: Float[Array, "B V"], cache: Cache, place: Place, sampler: Sampler, stop: Int32[Array, ""]
+) -> Decoding:
     """Chooses the first token of every row after what was read into a cache."""
-    token = _choose_first(logits, sampler)
-    return Decoding(cache=cache, token=token, finished=token == stop, made=jnp.ones((), jnp.int32))
+    token, place = _choose_first(logits, place, sampler)
+    return Decoding(cache=cache, token=token, place=place, finished=token == stop, made=jnp.ones((), jnp.int32))
 
 
 @jax.jit
-def _choose_first(logits: Float[Array, "B V"], sampler: Sampler) -> Int32[Array, " B"]:
-    return sampler.choose(logits, jnp.zeros((), jnp.int32))
+def _choose_first(logits: Float[Array, "B V"], place: Place, sampler: Sampler) -> tuple[Int32[Array, " B"], Place]:
+    token = sampler.choose(logits, place, jnp.zeros((), jnp.int32))
+    return token, sampler.grammar.advance(place, token)
 
 
 @partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="state")

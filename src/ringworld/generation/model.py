@@ -10,17 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, UInt8
 
 from ringworld.errors import UserError
 from ringworld.generation import decode
 from ringworld.generation.chat import Chat
+from ringworld.generation.drawing import Brush, Drawing
+from ringworld.generation.grammar import ANY, Grammar, Place
 from ringworld.generation.sampling import Sampler
 from ringworld.mesh import axis_size, named_sharding
 from ringworld.model.cache import prompt_multiple
 from ringworld.model.config import ModelConfig
 from ringworld.model.rope import Frequencies, RopeScaling, rope_frequencies
 from ringworld.model.transformer import Weights
+from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 
 _log = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ class Model:
         mesh: the devices.
         context_length: tokens of the longest rows that it was trained on. Longer prompts work; how well is for
             evaluation to say.
+        frames: its tokenizer of frames; None: it sees none.
     """
 
     weights: Weights
@@ -48,6 +52,7 @@ class Model:
     mesh: Mesh
     context_length: int
     rope_scaling: RopeScaling | None = None
+    frames: FrameTokenizer | None = None
 
     def frequencies(self, length: int) -> Frequencies:
         """What turns queries and keys in a text of so many tokens."""
@@ -94,7 +99,7 @@ class Model:
         ids = self.encode(prompt)
         sampler, stop = self.sampler(temperature, top_k, top_p, seed)
         frequencies = self.frequencies(len(ids) + max_tokens)
-        state = self._start([ids], max_tokens, sampler, stop, frequencies)
+        state = self.start([ids], max_tokens, sampler, stop, frequencies)
         self._note_length(len(ids) + max_tokens)
         return self._pieces(state, max_tokens, sampler, stop, frequencies)
 
@@ -108,6 +113,27 @@ class Model:
             UserError: the model's tokenizer has no way to chat.
         """
         return Chat(self, system)
+
+    def draw(self, prompt: str, brush: Brush = Brush()) -> UInt8[np.ndarray, "H W 3"]:
+        """A picture of what the prompt says. Raises UserError as `Drawing`."""
+        return Drawing(self).draw([prompt], 1, brush)[0][0]
+
+    def film(
+        self,
+        prompt: str,
+        frames: int = 8,
+        brush: Brush = Brush(),
+        like: UInt8[np.ndarray, "F H W 3"] | None = None,
+    ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """A film of what the prompt says, frame by frame as it is written.
+
+        Args:
+            like: frames that it begins with, which count.
+
+        Raises:
+            UserError: as `Drawing`, and at once, not when the first frame is asked for.
+        """
+        return Drawing(self).film(prompt, frames, brush, like)
 
     def generate_batch(
         self,
@@ -129,7 +155,7 @@ class Model:
         """
         sampler, stop = self.sampler(temperature, top_k, top_p, seed)
         frequencies = self.frequencies(max(map(len, prompts), default=0) + max_tokens)
-        state = self._start(prompts, max_tokens, sampler, stop, frequencies)
+        state = self.start(prompts, max_tokens, sampler, stop, frequencies)
         room = decode.bucket(max_tokens, least=_LEAST_ROOM)
         answers, _ = decode.finish(
             self.weights,
@@ -177,19 +203,41 @@ class Model:
             if piece := decoder.push(token):
                 yield piece
 
-    def sampler(self, temperature: float, top_k: int, top_p: float, seed: int) -> tuple[Sampler, Array]:
-        """The sampler over text, and the token that ends an answer."""
+    def sampler(
+        self,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        seed: int,
+        *,
+        guidance: float | None = None,
+        frames: int | None = None,
+    ) -> tuple[Sampler, Array]:
+        """The sampler, and the token that ends an answer.
+
+        Args:
+            guidance: see `Sampler`.
+            frames: of whatever is drawn; None: as many as the model likes.
+        """
         vocabulary = self.tokenizer.vocabulary
         allowed = np.arange(self.config.vocabulary_size) < vocabulary.text_size
         allowed[[*vocabulary.opening, vocabulary.pad]] = False
         allowed[vocabulary.eos] = True  # a model without a pad of its own pads with it
-        sampler = Sampler.build(allowed, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        least, most = (1, ANY) if frames is None else (frames, frames)
+        grammar = Grammar.build(allowed, vocabulary, least=least, most=most)
+        sampler = Sampler.build(
+            grammar, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, guidance=guidance
+        )
         return sampler, jnp.int32(vocabulary.eos)
 
-    def _start(
+    def start(
         self, prompts: Sequence[np.ndarray], max_tokens: int, sampler: Sampler, stop: Array, frequencies: Frequencies
     ) -> decode.Decoding:
-        """Pads the prompts to a batch of one of few shapes, and reads them."""
+        """Reads prompts, padded to a batch of one of few shapes, and chooses each one's first token.
+
+        Raises:
+            UserError: an empty prompt, one that breaks the grammar, or no room for an answer.
+        """
         vocabulary = self.tokenizer.vocabulary
         if max_tokens < 1:
             raise UserError(
@@ -209,10 +257,13 @@ class Model:
             row[: len(ids)] = ids
         lengths = np.array([*map(len, rows)] + [0] * (height - len(rows)), np.int32)
         sharding = named_sharding(self.mesh, ("batch",))
+        places = [sampler.grammar.after(row) for row in rows] + [(0, 0)] * (height - len(rows))
+        state, frames = (jax.device_put(np.array(part, np.int32), sharding) for part in zip(*places, strict=True))
         return decode.start(
             self.weights,
             jax.device_put(tokens, sharding),
             jax.device_put(lengths, sharding),
+            Place(state, frames),
             sampler,
             stop,
             frequencies,

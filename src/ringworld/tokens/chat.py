@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypedDict
 
+import numpy as np
 from jinja2 import TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import Node, Scope
@@ -26,13 +27,19 @@ from ringworld.tokens.text import TextTokenizer
 Role = Literal["system", "user", "assistant"]
 
 
+Part = str | np.ndarray  # text; or a picture's or film's ids, delimiters and all (see `tokens.vision`)
+
+
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation: what is said, or what is said and shown."""
 
     role: Role
-    content: str
+    content: str | list[Part]
 
 
+# What a picture or a film is asked for with: LWM's words.
+IMAGE_OF = "Generate an image of {prompt}"
+VIDEO_OF = "Generate a video of {prompt}"
 # LWM's own layout (arXiv 2402.08268), for a model that has no template. Its paper shows one turn: later
 # ones are laid out as Vicuna's are (https://github.com/lm-sys/FastChat), as far as we know.
 LWM_TEMPLATE = """
@@ -45,6 +52,11 @@ LWM_TEMPLATE = """
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}
 """
+
+
+def parts_of(content: str | list[Part]) -> list[Part]:
+    """What is said and shown, one after the other."""
+    return [content] if isinstance(content, str) else content
 
 
 class ChatTemplate:
@@ -73,7 +85,7 @@ class ChatTemplate:
         self.end = self._found_end(vocabulary.eos)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """The conversation as text.
+        """A conversation in words alone as text.
 
         Args:
             add_generation_prompt: with the words that come before the next answer.
@@ -99,10 +111,19 @@ class ChatTemplate:
     def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> list[int]:
         """The ids of `render`'s text. Special tokens that the template writes are one id each; those that a message
         spells are text. Raises UserError as `render`."""
-        disguised: list[Message] = [
-            {"role": message["role"], "content": self._markers.disguise(message["content"])} for message in messages
+        media: list[np.ndarray] = []
+
+        def disguised(part: Part) -> str:
+            if isinstance(part, str):
+                return self._markers.disguise(part)
+            media.append(part)
+            return self._markers.medium(len(media) - 1)
+
+        said: list[Message] = [
+            {"role": message["role"], "content": "".join(map(disguised, parts_of(message["content"])))}
+            for message in messages
         ]
-        return self._markers.encode(self.render(disguised, add_generation_prompt=add_generation_prompt))
+        return self._markers.encode(self.render(said, add_generation_prompt=add_generation_prompt), media)
 
     def parts(self) -> "Parts":
         """What the template writes around the words of a conversation, for who puts one together from ids. Raises
@@ -166,8 +187,21 @@ class _Markers:
         """The content with another name for each special token that it spells."""
         return self._spelled.sub(lambda found: f"{self.nonce}.{self._ids[found[0]]}.", content)
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text in which spelled special tokens are disguised and real ones are not."""
+    def medium(self, number: int) -> str:
+        """What stands in a text for a picture or a film."""
+        return f"{self.nonce}-{number}-"
+
+    def encode(self, text: str, media: Sequence[np.ndarray] = ()) -> list[int]:
+        """Ids of a text in which spelled special tokens are disguised and real ones are not, with media in their
+        places."""
+        between = re.split(rf"{self.nonce}-(\d+)-", text)  # texts, and between them numbers of media
+        return [
+            index
+            for place, part in enumerate(between)
+            for index in (media[int(part)].tolist() if place % 2 else self._encode_text(part))
+        ]
+
+    def _encode_text(self, text: str) -> list[int]:
         real = self._spelled.sub(lambda found: self._real(self._ids[found[0]]), text)
         plain = self._disguised.sub(lambda found: self._names[int(found[1])], real)
         ids = self._tokenizer.encode(plain, add_special_tokens=False).ids

@@ -5,7 +5,7 @@ is left of the vision's share is never used. One embedding table and one head co
 its own modality's slice.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 
@@ -83,6 +83,14 @@ class Vocabulary:
         """The slices of ids over which softmaxes run: text, and vision where there is one."""
         text = slice(0, self.text_size)
         return (text, slice(self.text_size, self.size)) if self.vision_size else (text,)
+
+    def seeing(self, codes: int, height: int, width: int, start: tuple[int, ...], end: tuple[int, ...]) -> "Vocabulary":
+        """The same text with vision behind it: frames of height x width codes, and the ids of `<vision>` and
+        `</vision>`."""
+        return replace(
+            self, codes=codes, vision_size=codes + 2, vision_start=start, vision_end=end, frame_height=height,
+            frame_width=width,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, read back by `from_dict`."""

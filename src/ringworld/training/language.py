@@ -3,8 +3,9 @@
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -15,10 +16,13 @@ from ringworld.data.packing import Batch, Normalization, Policy
 from ringworld.data.sources import SourceConfig, TokenizerConfig
 from ringworld.errors import UserError
 from ringworld.generation.model import Model
+from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.config import ModelConfig
 from ringworld.model.rope import RopeScaling, rope_frequencies
 from ringworld.model.transformer import Weights
+from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
+from ringworld.tokens.vqgan import VqganConfig
 from ringworld.training.curriculum import Course, Metrics, Purpose, Recipe, Stage, at_least, choose, differences
 from ringworld.training.step import (
     Precision,
@@ -29,9 +33,11 @@ from ringworld.training.step import (
     make_step,
     reset_optimizer,
 )
-from ringworld.weights.checkpoint import TOKENIZER, Description, complete_checkpoints
+from ringworld.weights.checkpoint import FRAMES, TOKENIZER, Description, complete_checkpoints
 from ringworld.weights.models import load, open_model
+from ringworld.weights.tokenizer import load_tokenizer, save_tokenizer
 
+Softmax = Literal["modality", "joint"]
 LAYOUT = "zigzag"  # even work on every device of a ring; the same as none where there is no ring
 
 
@@ -45,7 +51,8 @@ class LanguageStage(Stage):
         sequence_length: tokens in a row.
         rope_theta: the base of RoPE's angles, which grows with the length.
         packing: what becomes of a document that does not fit the row: "split" over two, or "whole" in the next one.
-        normalization: weights count per "token", or sum to one for each "example".
+        normalization: weights count per "token", or sum to one for each "example", or for each "modality" of a row, as
+            LWM's.
     """
 
     UNIT: ClassVar[str] = "tokens"
@@ -81,6 +88,10 @@ class LanguageRecipe(Recipe):
         tokenizer: None: that of the model to begin with.
         rope_scaling: how RoPE's frequencies are stretched, in every stage, as the model to begin with has it.
         precision: how a step computes.
+        frames: the tokenizer of frames of a model that sees: a run's folder, a .safetensors file, or a shipped one's
+            name. None: that of the model to begin with, if it has one.
+        softmax: a target's probability is of all ids ("joint"), or of those of its modality, as LWM's.
+        z_loss: weight of the square of the softmax's logarithm, which keeps it near 0 (arXiv 2204.02311).
     """
 
     model: ModelConfig
@@ -88,13 +99,34 @@ class LanguageRecipe(Recipe):
     stages: tuple[LanguageStage, ...]
     precision: Precision = field(default_factory=Precision)
     rope_scaling: RopeScaling | None = None
+    frames: str | None = None
+    softmax: Softmax = "modality"
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose("softmax", self.softmax, Softmax)
+        at_least("z_loss", self.z_loss, 0)
 
     def learner(self, run: Path) -> "LanguageLearner":
-        return LanguageLearner(self, _tokenizer(self, run))
+        frames = _frame_tokenizer(self, run)
+        return LanguageLearner(self, _tokenizer(self, run, frames), frames)
 
 
-def _tokenizer(recipe: LanguageRecipe, run: Path) -> TextTokenizer:
-    """The run's own tokenizer, made at its beginning."""
+def _frame_tokenizer(recipe: LanguageRecipe, run: Path) -> FrameTokenizer | None:
+    """The run's own copy of the tokenizer of frames, on one device."""
+    path, mesh = run / FRAMES, build_mesh(MeshShape(), jax.local_devices()[:1])
+    if not path.is_file():
+        given = recipe.frames or (None if recipe.init is None else open_model(recipe.init).frames)
+        if given is None:
+            return None
+        tokenizer = load_tokenizer(Path(given), mesh)
+        save_tokenizer(path, tokenizer.config, tokenizer.weights)
+    return load_tokenizer(path, mesh)
+
+
+def _tokenizer(recipe: LanguageRecipe, run: Path, frames: FrameTokenizer | None) -> TextTokenizer:
+    """The run's own tokenizer, made at its beginning; with vision where there are frames."""
     path = run / TOKENIZER
     if path.is_file():
         return TextTokenizer.load(path)
@@ -102,6 +134,8 @@ def _tokenizer(recipe: LanguageRecipe, run: Path) -> TextTokenizer:
         raise UserError(f"{run} holds checkpoints but no {TOKENIZER} that says of what tokens: give another --out")
     if recipe.tokenizer is not None:
         tokenizer = recipe.tokenizer.build()
+        if frames is not None:
+            tokenizer = _seeing(tokenizer, frames.config)
     elif recipe.init is not None:
         tokenizer = open_model(recipe.init).tokenizer
     else:
@@ -110,10 +144,16 @@ def _tokenizer(recipe: LanguageRecipe, run: Path) -> TextTokenizer:
     return tokenizer
 
 
+def _seeing(tokenizer: TextTokenizer, frames: VqganConfig) -> TextTokenizer:
+    """The same text with the codes of frames behind it, between what `<vision>` and `</vision>` are as text."""
+    start, end = (tuple(tokenizer.encode(mark)) for mark in ("<vision>", "</vision>"))
+    return tokenizer.of(tokenizer.vocabulary.seeing(frames.quantizer.codes, frames.grid, frames.grid, start, end))
+
+
 class LanguageLearner:
     """Trains a `LanguageRecipe`: a `Learner`."""
 
-    def __init__(self, recipe: LanguageRecipe, tokenizer: TextTokenizer) -> None:
+    def __init__(self, recipe: LanguageRecipe, tokenizer: TextTokenizer, frames: FrameTokenizer | None = None) -> None:
         if recipe.model.vocabulary_size < tokenizer.vocabulary.size:
             raise UserError(
                 f"recipe {recipe.name!r} has a model for {recipe.model.vocabulary_size} ids and a tokenizer of "
@@ -121,6 +161,7 @@ class LanguageLearner:
             )
         self.recipe = recipe
         self.tokenizer = tokenizer
+        self.frames = frames
 
     def abstract(self, mesh: Mesh) -> TrainState:
         return abstract_state(self.recipe.model, self.recipe.optimizer, mesh)
@@ -144,11 +185,12 @@ class LanguageLearner:
 
     def course(self, index: int, mesh: Mesh) -> Course:
         recipe, stage = self.recipe, self.recipe.stages[index]
-        slices = self.tokenizer.vocabulary.modalities
+        vocabulary = self.tokenizer.vocabulary
+        slices = vocabulary.modalities if recipe.softmax == "modality" else (slice(0, vocabulary.size),)
         frequencies = rope_frequencies(
             stage.rope_theta, recipe.model.head_dim, recipe.rope_scaling, stage.sequence_length
         )
-        update = make_step(recipe.model, recipe.optimizer, mesh, slices, recipe.precision)
+        update = make_step(recipe.model, recipe.optimizer, mesh, slices, recipe.precision, recipe.z_loss)
         evaluate = make_evaluation(recipe.model, mesh, slices, recipe.precision)
 
         def step(state: TrainState, batch: Batch, learning_rate: float) -> tuple[TrainState, Metrics]:
@@ -178,6 +220,7 @@ class LanguageLearner:
             mesh,
             about.context_length,
             about.rope_scaling,
+            self.frames,
         )
 
     def _description(self, index: int) -> Description:
@@ -197,7 +240,7 @@ class LanguageLearner:
         *seeds, order = self.recipe.data_seeds(index, purpose)
         data = stage.data(purpose)
         sources = [
-            source.build(self.tokenizer, stage.sequence_length, seed, "train")
+            source.build(self.tokenizer, stage.sequence_length, seed, "train", self.frames)
             for (source, _), seed in zip(data, seeds, strict=True)
         ]
         return PackedLoader(

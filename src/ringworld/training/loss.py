@@ -36,6 +36,7 @@ def cross_entropy(
     *,
     slices: tuple[slice, ...],
     mesh: Mesh,
+    z_loss: float = 0.0,
     tokens: int = TOKENS,
 ) -> Sums:
     """Weighted sums of -log p(target), and of hits; p is a softmax over the target's own slice of the vocabulary.
@@ -43,23 +44,31 @@ def cross_entropy(
     Args:
         slices: the modalities' parts of the vocabulary (`Vocabulary.modalities`); one slice over all of it is the
             joint softmax.
+        z_loss: so many times the square of log Z is added to each -log p, Z being what that softmax divides by, so
+            that logits do not drift. (PaLM, arXiv 2204.02311, section 5, has 1e-4.) A loss that is compared with
+            others goes without it.
         tokens: how many tokens' logits a device holds at once.
+
+    Raises:
+        ValueError: z_loss is not a number from 0 up.
     """
+    if not 0 <= z_loss < float("inf"):
+        raise ValueError(f"z_loss must be a number from 0 up, got {z_loss}")
     bounds = tuple((part.start, part.stop) for part in slices)
-    sums: Any = _cross_entropy(hidden, head, targets, weights, bounds, mesh, tokens)
+    sums: Any = _cross_entropy(hidden, head, targets, weights, bounds, mesh, z_loss, tokens)
     return Sums(*sums)
 
 
-@partial(jax.custom_vjp, nondiff_argnames=("bounds", "mesh", "tokens"))
-def _cross_entropy(hidden, head, targets, weights, bounds, mesh, tokens) -> Any:
-    return _sums(hidden, head, targets, weights, bounds, mesh, tokens, gradients=False)[0]
+@partial(jax.custom_vjp, nondiff_argnames=("bounds", "mesh", "z_loss", "tokens"))
+def _cross_entropy(hidden, head, targets, weights, bounds, mesh, z_loss, tokens) -> Any:
+    return _sums(hidden, head, targets, weights, bounds, mesh, z_loss, tokens, gradients=False)[0]
 
 
-def _forward(hidden, head, targets, weights, bounds, mesh, tokens):
-    return _sums(hidden, head, targets, weights, bounds, mesh, tokens, gradients=True)
+def _forward(hidden, head, targets, weights, bounds, mesh, z_loss, tokens):
+    return _sums(hidden, head, targets, weights, bounds, mesh, z_loss, tokens, gradients=True)
 
 
-def _backward(bounds, mesh, tokens, saved, cotangents):
+def _backward(bounds, mesh, z_loss, tokens, saved, cotangents):
     hidden_gradient, head_gradient = saved
     scale = cotangents[0]  # of the nll: nothing else depends on the weights of the model
     return (hidden_gradient * scale).astype(hidden_gradient.dtype), head_gradient * scale, None, None
@@ -68,7 +77,7 @@ def _backward(bounds, mesh, tokens, saved, cotangents):
 _cross_entropy.defvjp(_forward, _backward)
 
 
-def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, tokens: int, gradients: bool) -> Any:
+def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, z_loss: float, tokens: int, gradients: bool) -> Any:
     """The three sums, and the gradients of the nll with respect to hidden and head."""
     columns_split = head.shape[1] % mesh.shape["tensor"] == 0
     by_token, by_column = (
@@ -102,7 +111,11 @@ def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, tokens: int, gradi
             exponentials = jnp.exp(logits - largest[:, None])
             total = lax.psum(exponentials.sum(-1), tensor)
             at_target = lax.psum(jnp.where(is_target, logits, 0.0).sum(-1), tensor)
-            nll = largest + jnp.log(total) - at_target
+            log_total = largest + jnp.log(total)
+            nll, slope = log_total - at_target, weights
+            if z_loss:
+                nll += z_loss * log_total**2
+                slope *= 1 + 2 * z_loss * log_total
             trained = weights > 0
             sums = jnp.stack(
                 [jnp.where(trained, weights * nll, 0.0).sum(), weights.sum(), (weights * (at_target >= largest)).sum()]
@@ -110,7 +123,7 @@ def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, tokens: int, gradi
             if not gradients:
                 return head_gradient, (sums, None)
             logit_gradient = (
-                (weights / total)[:, None] * exponentials - jnp.where(is_target, weights[:, None], 0.0)
+                (slope / total)[:, None] * exponentials - jnp.where(is_target, weights[:, None], 0.0)
             ).astype(hidden.dtype)
             hidden_gradient = lax.psum(lax.dot(logit_gradient, head.T.astype(hidden.dtype)), tensor)
             head_gradient += lax.dot(hidden.T, logit_gradient, preferred_element_type=jnp.float32)

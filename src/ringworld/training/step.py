@@ -80,6 +80,7 @@ def _loss(
     config: ModelConfig,
     mesh: Mesh,
     precision: Precision,
+    z_loss: float,
 ) -> tuple[Array, Sums]:
     tokens, segments, positions = (jnp.asarray(x) for x in (batch.tokens, batch.segments, batch.positions))
     hidden = forward(
@@ -94,7 +95,7 @@ def _loss(
         remat=precision.remat,
     )
     targets, counts = jnp.asarray(batch.targets), jnp.asarray(batch.weights)
-    sums = cross_entropy(hidden, head(weights), targets, counts, slices=slices, mesh=mesh)
+    sums = cross_entropy(hidden, head(weights), targets, counts, slices=slices, mesh=mesh, z_loss=z_loss)
     return sums.nll / jnp.maximum(sums.weight, 1e-9), sums
 
 
@@ -104,6 +105,7 @@ def make_step(
     mesh: Mesh,
     slices: tuple[slice, ...],
     precision: Precision = Precision(),
+    z_loss: float = 0.0,
 ) -> Callable[[TrainState, Batch, Frequencies, Array], tuple[TrainState, Metrics]]:
     """step(state, batch, frequencies, learning_rate) -> (state, metrics), the old state's memory being given up.
 
@@ -117,7 +119,9 @@ def make_step(
         state: TrainState, batch: Batch, frequencies: Frequencies, learning_rate: Array
     ) -> tuple[TrainState, Metrics]:
         gradients_of = jax.value_and_grad(_loss, has_aux=True)
-        (loss, sums), gradients = gradients_of(state.weights, batch, frequencies, slices, config, mesh, precision)
+        (loss, sums), gradients = gradients_of(
+            state.weights, batch, frequencies, slices, config, mesh, precision, z_loss
+        )
         norm = optax.tree.norm(gradients)
         good, mean = verdict(loss, norm, state.step, state.gradient_norm, optimizer.spike)
         updates, optimizer_state = rule.update(gradients, state.optimizer_state, state.weights)
@@ -138,7 +142,7 @@ def make_evaluation(
 
     @jax.jit
     def evaluate(weights: Weights, batch: Batch, frequencies: Frequencies) -> Metrics:
-        loss, sums = _loss(weights, batch, frequencies, slices, config, mesh, precision)
+        loss, sums = _loss(weights, batch, frequencies, slices, config, mesh, precision, 0.0)
         return {"loss": loss, "accuracy": _accuracy(sums)}
 
     return evaluate

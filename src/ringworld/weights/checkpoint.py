@@ -1,6 +1,7 @@
 """Reading a model from the folder that training wrote.
 
-A run folder holds `checkpoints/<step>/`, and every checkpoint stands for itself:
+A run folder holds `checkpoints/<step>/`, and every checkpoint stands for itself, but for the tokenizer of frames of a
+model that sees, frames.safetensors beside `checkpoints`, which never changes and may be large:
 
     weights/      the arrays (orbax)
     model/        model.json: shape of the model, vocabulary, context length, RoPE theta
@@ -34,6 +35,7 @@ from ringworld.tokens.vocabulary import Vocabulary
 CHECKPOINTS = "checkpoints"
 MODEL = "model.json"
 TOKENIZER = "tokenizer.json"
+FRAMES = "frames.safetensors"
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,18 @@ class Description:
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A checkpoint, in memory: weights on their mesh, and all that their use needs."""
+    """A checkpoint, in memory: weights on their mesh, and all that their use needs.
+
+    Attributes:
+        frames: the file of its tokenizer of frames; None: it has none.
+    """
 
     checkpoint: Path
     description: Description
     tokenizer: TextTokenizer
     weights: Weights
     mesh: Mesh
+    frames: Path | None = None
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -199,4 +206,10 @@ def load_model(directory: Path, mesh: Mesh) -> SavedModel:
     checkpoint = newest_checkpoint(directory)
     description = read_description(checkpoint)
     weights = restore(checkpoint / "weights", abstract(declare(description.config), mesh))
-    return SavedModel(checkpoint, description, read_tokenizer(checkpoint), weights, mesh)
+    return SavedModel(checkpoint, description, read_tokenizer(checkpoint), weights, mesh, frames_beside(checkpoint))
+
+
+def frames_beside(checkpoint: Path) -> Path | None:
+    """The file of the tokenizer of frames that the checkpoints of a run share."""
+    path = checkpoint.parent.parent / FRAMES
+    return path if path.is_file() else None

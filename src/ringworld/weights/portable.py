@@ -2,6 +2,7 @@
 
     model.json                               shape of the model, vocabulary, context length, RoPE theta
     tokenizer.json
+    frames.safetensors                       the tokenizer of frames, where the model sees
     weights-00001-of-00002.safetensors, ...  whole arrays by our names ("layers/query"), in the types they came in
 
 Nothing of a training run is in it, such as the optimizer's state. A checkpoint of one is read here, too.
@@ -9,6 +10,7 @@ Nothing of a training run is in it, such as the optimizer's state. A checkpoint 
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -24,9 +26,11 @@ from ringworld.errors import UserError
 from ringworld.files import write_atomically
 from ringworld.tokens.text import TextTokenizer
 from ringworld.weights.checkpoint import (
+    FRAMES,
     MODEL,
     TOKENIZER,
     Description,
+    frames_beside,
     misfits,
     named,
     newest_checkpoint,
@@ -54,6 +58,8 @@ def write_portable(source: Source, folder: Path, *, shard_bytes: int = 2**30) ->
         write_shards(made, source.arrays(), source.shapes, stem=_STEM, shard_bytes=shard_bytes)
         write_atomically(made / MODEL, json.dumps(source.description.to_dict(), indent=2) + "\n")
         source.tokenizer.save(made / TOKENIZER)
+        if source.frames is not None:
+            shutil.copyfile(source.frames, made / FRAMES)
 
 
 def open_portable(folder: Path) -> Source:
@@ -70,7 +76,14 @@ def open_portable(folder: Path) -> Source:
             "one"
         )
     files: dict[str, Path] = {}
-    source = Source(folder, description, tokenizer, lambda name: _read(files[name], name))
+    frames = folder / FRAMES
+    source = Source(
+        folder,
+        description,
+        tokenizer,
+        lambda name: _read(files[name], name),
+        frames if frames.is_file() else None,
+    )
     files |= _find_arrays(folder, source.shapes)
     return source
 
@@ -84,7 +97,11 @@ def source_of_checkpoint(directory: Path) -> Source:
     checkpoint = newest_checkpoint(directory)
     weights = (checkpoint / "weights").absolute()  # orbax takes no other
     source = Source(
-        checkpoint, read_description(checkpoint), read_tokenizer(checkpoint), lambda name: _read_saved(weights, name)
+        checkpoint,
+        read_description(checkpoint),
+        read_tokenizer(checkpoint),
+        lambda name: _read_saved(weights, name),
+        frames_beside(checkpoint),
     )
     wanted = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in source.shapes.items()}
     with _orbax(weights) as handler:

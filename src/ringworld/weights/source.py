@@ -28,12 +28,14 @@ class Source:
         place: the file or folder, for messages.
         read: the array of a name such as "layers/query" (all layers stacked, as `model.transformer.declare` has it), in
             the type that it is kept in: float32, float16 or bfloat16. Raises UserError when it is damaged.
+        frames: the file of its tokenizer of frames; None: it has none.
     """
 
     place: Path
     description: Description
     tokenizer: TextTokenizer
     read: Callable[[str], np.ndarray]
+    frames: Path | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -53,7 +55,7 @@ class Source:
             for name, leaf in named(like).items()
         ]
         weights = jax.tree.unflatten(jax.tree.structure(like), leaves)
-        return SavedModel(self.place, self.description, self.tokenizer, weights, mesh)
+        return SavedModel(self.place, self.description, self.tokenizer, weights, mesh, self.frames)
 
     def _like(self, mesh: Mesh | None = None) -> Weights:
         shapes: Any = abstract(declare(self.description.config), mesh)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ringworld.tokens.vision import clock
 from ringworld.worlds.film import Act, Event, Film, Scene
 from ringworld.worlds.shapes import Placed, Thing
 
@@ -22,12 +23,6 @@ class Question:
     text: str
     answer: str
     seconds: float
-
-
-def clock(seconds: float | int) -> str:
-    """75 -> "1:15", minutes and whole seconds."""
-    whole = int(seconds)
-    return f"{whole // 60}:{whole % 60:02}"
 
 
 def caption(scene: Scene) -> str:
@@ -50,26 +45,28 @@ def _saying(act: Act, moving: bool) -> str:
     return f"a {act.thing} {doing} {'at ' if act.direction is None else ''}the {place}"
 
 
-def questions(film: Film, seed: int, count: int) -> tuple[Question, ...]:
-    """So many questions about a film, of all the kinds in turn, or as many as were found.
+def questions(film: Film, seed: int, count: int, kinds: Sequence[str] = (), step: int = 1) -> tuple[Question, ...]:
+    """So many questions about a film, of the kinds in turn, or as many as were found.
 
-    The kinds: what, colour, count, where, ground, when, motion, passed.
+    Args:
+        kinds: of `KINDS_OF_QUESTIONS`; none: all of them.
+        step: a moment that is asked about is a whole multiple of so many seconds.
     """
     random = np.random.default_rng((seed, 2))
+    kinds = kinds or KINDS_OF_QUESTIONS
     found: list[Question] = []
     for number in range(20 * count):
         if len(found) == count:
             break
-        ask = _ASKING[number % len(_ASKING)]
-        question = ask(film, random)
+        question = _ASKING[kinds[number % len(kinds)]](film, random, step)
         if question is not None and question.text not in {q.text for q in found}:
             found.append(question)
     return tuple(found)
 
 
-def _moment(film: Film, random: np.random.Generator) -> tuple[float, Scene, tuple[Placed, ...]]:
-    """A whole second of the film, its scene, and what is wholly inside of the frame then."""
-    seconds = float(random.integers(0, max(1, int(np.ceil(film.seconds)))))
+def _moment(film: Film, random: np.random.Generator, step: int) -> tuple[float, Scene, tuple[Placed, ...]]:
+    """A moment of the film, a whole multiple of `step` seconds, its scene, and what is there then."""
+    seconds = float(step * random.integers(0, max(1, int(np.ceil(film.seconds / step)))))
     scene, within = film.scene_at(seconds)
     return seconds, scene, scene.at(within)
 
@@ -85,31 +82,31 @@ def _one(things: Sequence[Placed], random: np.random.Generator) -> Placed | None
     return chosen[int(random.integers(len(chosen)))] if chosen else None
 
 
-def _what(film: Film, random: np.random.Generator) -> Question | None:
-    seconds, _, things = _moment(film, random)
+def _what(film: Film, random: np.random.Generator, step: int) -> Question | None:
+    seconds, _, things = _moment(film, random, step)
     one = _one(things, random)
     if one is None or sum(thing.place == one.place for thing in things) > 1:
         return None
     return Question("what", f"What is at the {one.place} at {clock(seconds)}?", f"a {one.thing}", seconds)
 
 
-def _colour(film: Film, random: np.random.Generator) -> Question | None:
-    seconds, _, things = _moment(film, random)
+def _colour(film: Film, random: np.random.Generator, step: int) -> Question | None:
+    seconds, _, things = _moment(film, random, step)
     one = _one(things, random)
     if one is None:
         return None
     return Question("colour", f"Which colour is the {one.thing.kind} at {clock(seconds)}?", one.thing.colour, seconds)
 
 
-def _count(film: Film, random: np.random.Generator) -> Question | None:
-    seconds, _, things = _moment(film, random)
+def _count(film: Film, random: np.random.Generator, step: int) -> Question | None:
+    seconds, _, things = _moment(film, random, step)
     if any(not 0 < v < 1 for thing in things for v in (thing.x, thing.y)):
         return None
     return Question("count", f"How many things are there at {clock(seconds)}?", str(len(things)), seconds)
 
 
-def _where(film: Film, random: np.random.Generator) -> Question | None:
-    seconds, _, things = _moment(film, random)
+def _where(film: Film, random: np.random.Generator, step: int) -> Question | None:
+    seconds, _, things = _moment(film, random, step)
     one = _one(things, random)
     if one is None:
         return None
@@ -117,12 +114,12 @@ def _where(film: Film, random: np.random.Generator) -> Question | None:
     return Question("where", f"Where is the {name} at {clock(seconds)}?", one.place, seconds)
 
 
-def _ground(film: Film, random: np.random.Generator) -> Question | None:
-    seconds, scene, _ = _moment(film, random)
+def _ground(film: Film, random: np.random.Generator, step: int) -> Question | None:
+    seconds, scene, _ = _moment(film, random, step)
     return Question("ground", f"Which ground is there at {clock(seconds)}?", scene.ground, seconds)
 
 
-def _when(film: Film, random: np.random.Generator) -> Question | None:
+def _when(film: Film, random: np.random.Generator, _: int) -> Question | None:
     event = _any(film, random, "appears")
     called = [_called(act.thing) for scene in film.scenes for act in scene.acts]
     if event is None or called.count(_called(event.thing)) > 1:
@@ -130,7 +127,7 @@ def _when(film: Film, random: np.random.Generator) -> Question | None:
     return Question("when", f"When does the {_called(event.thing)} appear?", clock(event.seconds), event.seconds)
 
 
-def _motion(film: Film, random: np.random.Generator) -> Question | None:
+def _motion(film: Film, random: np.random.Generator, _: int) -> Question | None:
     index = int(random.integers(len(film.scenes)))
     scene, start = film.scenes[index], film.starts[index]
     moving = [act for act in scene.acts if act.direction and not act.passes and act.enters == 0]
@@ -142,7 +139,7 @@ def _motion(film: Film, random: np.random.Generator) -> Question | None:
     return Question("motion", text, str(act.direction), start)
 
 
-def _passed(film: Film, random: np.random.Generator) -> Question | None:
+def _passed(film: Film, random: np.random.Generator, _: int) -> Question | None:
     event = _any(film, random, "passes")
     if event is None:
         return None
@@ -165,13 +162,14 @@ def _called(thing: Thing) -> str:
     return f"{thing.colour} {thing.kind}"
 
 
-_ASKING: tuple[Callable[[Film, np.random.Generator], Question | None], ...] = (
-    _what,
-    _colour,
-    _count,
-    _where,
-    _ground,
-    _when,
-    _motion,
-    _passed,
-)
+_ASKING: dict[str, Callable[[Film, np.random.Generator, int], Question | None]] = {
+    "what": _what,
+    "colour": _colour,
+    "count": _count,
+    "where": _where,
+    "ground": _ground,
+    "when": _when,
+    "motion": _motion,
+    "passed": _passed,
+}
+KINDS_OF_QUESTIONS = tuple(_ASKING)

@@ -1,0 +1,152 @@
+"""Conversations about the shapes world: pictures and films described, drawn and asked about.
+
+Document i depends on (seed, part, i) alone. Frames are made and encoded some documents at a time, and what was made is
+kept: another pass over a source costs nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ringworld.data.conversations import conversation, vision_alone
+from ringworld.data.corpora import Part
+from ringworld.data.documents import Document, Source
+from ringworld.errors import UserError
+from ringworld.tokens.chat import IMAGE_OF, VIDEO_OF, ChatTemplate, Message, Role
+from ringworld.tokens.chat import Part as Said
+from ringworld.tokens.codec import FrameTokenizer
+from ringworld.tokens.text import TextTokenizer
+from ringworld.tokens.vision import timed, vision_ids
+from ringworld.worlds.film import Film, World
+from ringworld.worlds.language import caption, questions
+
+Task = Literal["describe", "draw", "ask"]
+Frames = UInt8[np.ndarray, "_ H W 3"]
+Turn = tuple[Role, Sequence[str | Frames]]
+
+WHAT_IS_SEEN = "What is in the picture?"
+WHAT_HAPPENS = "What happens in the video?"
+FPS = 1.0  # of the films, so that the seconds of a clock are frames
+_TOGETHER = 64  # frames that are encoded at once
+
+
+@dataclass(frozen=True)
+class WorldSourceConfig:
+    """Conversations about things of the shapes world.
+
+    Attributes:
+        task: "describe" what is seen, "draw" it, or "ask" about it.
+        frames: of each, from so many to so many; 1 is a picture, more a film at one frame a second.
+        things: in a picture or a scene, from so many to so many.
+        scene: seconds of a film's scenes. None: a film is one scene.
+        every: the clock's time stands between the frames of a film after so many; 0: never.
+        asked: questions about a film.
+        without_words: the share of what is drawn that is not asked for in words: what guidance draws away from.
+        documents: so many there are.
+    """
+
+    task: Task
+    frames: tuple[int, int] = (1, 1)
+    things: tuple[int, int] = (1, 1)
+    scene: int | None = None
+    every: int = 0
+    asked: int = 1
+    without_words: float = 0.0
+    documents: int = 20_000
+
+    def build(
+        self,
+        tokenizer: TextTokenizer,
+        sequence_length: int,
+        seed: int,
+        part: Part = "train",
+        frames: FrameTokenizer | None = None,
+    ) -> Source:
+        """Raises UserError when there is no tokenizer of frames."""
+        if frames is None:
+            raise UserError("conversations about pictures and films need a tokenizer of frames: give the recipe one")
+        return WorldDocuments(self, tokenizer, frames, seed, part)
+
+
+class WorldDocuments:
+    """A source of such conversations: what `WorldSourceConfig.build` returns."""
+
+    def __init__(
+        self, config: WorldSourceConfig, tokenizer: TextTokenizer, frames: FrameTokenizer, seed: int, part: Part
+    ) -> None:
+        self._config = config
+        self._template, self._vocabulary = ChatTemplate(tokenizer), tokenizer.vocabulary
+        self._frames = frames
+        self._seed = seed
+        self._world = World(seed, part, *config.things)
+        self._together = max(1, _TOGETHER // config.frames[1])
+        self._made: dict[int, Document] = {}
+
+    def __len__(self) -> int:
+        return self._config.documents
+
+    def __getitem__(self, index: int) -> Document:
+        if index not in self._made:
+            first = index - index % self._together
+            some = range(first, min(first + self._together, len(self)))
+            self._made.update(zip(some, self._documents([self._turns(i) for i in some]), strict=True))
+        return self._made[index]
+
+    def _turns(self, index: int) -> list[Turn]:
+        """The conversation, with frames that are not encoded yet; an answer alone is what nobody asked for."""
+        config, random = self._config, np.random.default_rng((self._seed, index, 1))
+        count = int(random.integers(config.frames[0], config.frames[1] + 1))
+        film = self._film(index, count)
+        moments = (film.scene_at(number / FPS) for number in range(count))
+        frames = np.stack([scene.frame(seconds, self._frames.config.frame_size) for scene, seconds in moments])
+        words = caption(film.scenes[0])
+        if config.task == "draw":
+            asked = (IMAGE_OF if count == 1 else VIDEO_OF).format(prompt=words)
+            turns: list[Turn] = [("user", [asked]), ("assistant", [frames])]
+            return turns[random.random() < config.without_words :]
+        shown = with_times(frames, config.every)
+        if config.task == "describe":
+            question = WHAT_IS_SEEN if count == 1 else WHAT_HAPPENS
+            return [("user", [*shown, f" {question}"]), ("assistant", [words])]
+        turns = []
+        for question in questions(film, index, config.asked, step=config.every or 1):
+            before = [] if turns else [*shown, " "]
+            turns += [("user", [*before, question.text]), ("assistant", [question.answer])]
+        return turns
+
+    def _film(self, index: int, count: int) -> Film:
+        if count == 1:
+            return Film((self._world.picture(index),))
+        if self._config.scene is None:
+            return Film((self._world.scene(index, count / FPS),))
+        return self._world.film(index, count / FPS, (self._config.scene, self._config.scene))
+
+    def _documents(self, conversations: list[list[Turn]]) -> list[Document]:
+        shown = [part for turns in conversations for _, said in turns for part in said if not isinstance(part, str)]
+        ends = np.cumsum([len(frames) for frames in shown])
+        codes = iter(np.split(self._frames.encode(np.concatenate(shown)), ends[:-1]))
+
+        def encoded(part: str | Frames) -> Said:
+            return part if isinstance(part, str) else vision_ids(next(codes), self._vocabulary)
+
+        messages = [
+            [Message(role=role, content=[encoded(part) for part in said]) for role, said in turns]
+            for turns in conversations
+        ]
+        return [self._document(one) for one in messages]
+
+    def _document(self, messages: list[Message]) -> Document:
+        drawn = messages[0]["content"][0]
+        if messages[0]["role"] == "assistant" and not isinstance(drawn, str):
+            return vision_alone(drawn, self._vocabulary)
+        return conversation(messages, self._template, self._vocabulary)
+
+
+def with_times(frames: Frames, every: int) -> list[str | Frames]:
+    """A film of one frame a second, with the time before each `every` of them; 0: without."""
+    if not every:
+        return [frames]
+    return [part for time, some in timed(len(frames), FPS, every) for part in (time, frames[some])]

@@ -1,0 +1,192 @@
+"""Pictures and films from words: the model writes codes of frames, the frame tokenizer makes pixels of them.
+
+A film comes frame by frame, as it is written. With guidance two rows run side by side, one that was asked for in words
+and one that was not; each token is drawn once, from both (see `Sampler`).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int32, UInt8
+
+from ringworld.errors import UserError
+from ringworld.generation import decode
+from ringworld.generation.sampling import Sampler
+from ringworld.mesh import axis_size
+from ringworld.model.rope import Frequencies
+from ringworld.tokens.chat import IMAGE_OF, VIDEO_OF, ChatTemplate, Message
+from ringworld.tokens.codec import FrameTokenizer
+from ringworld.tokens.vision import frame_ids
+from ringworld.tokens.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from ringworld.generation.model import Model
+
+Frame = UInt8[np.ndarray, "H W 3"]
+Film = UInt8[np.ndarray, "_ H W 3"]
+Ids = Int32[np.ndarray, " _"]
+
+
+@dataclass(frozen=True)
+class Brush:
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: 0 takes the likeliest token each time; 1 draws as the model says.
+        top_k: draws among so many of the likeliest; 0: among all. top_p: among the likeliest that have this probability
+            together.
+        guidance: how closely the words are followed: 1 as the model says, more exaggerates what they change
+            (classifier-free guidance).
+        seed: of the draws.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance: float = 1.0
+    seed: int = 0
+
+
+def frame_tokenizer_of(model: "Model") -> FrameTokenizer:
+    """What makes codes of frames for a model, and frames of its codes.
+
+    Raises:
+        UserError: the model has no vision, or no tokenizer of frames, or one of another size.
+    """
+    vocabulary, frames = model.tokenizer.vocabulary, model.frames
+    if not vocabulary.vision_size:
+        raise UserError("this model reads and writes text alone: take one that was trained on pictures, too")
+    if frames is None:
+        raise UserError("this model came without its tokenizer of frames, so it can neither draw nor look: name one")
+    there = (frames.config.grid, frames.config.grid, frames.config.quantizer.codes)
+    wanted = (vocabulary.frame_height, vocabulary.frame_width, vocabulary.codes)
+    if there != wanted:
+        raise UserError(
+            "the model has frames of {}x{} of {} codes, ".format(*wanted)
+            + "the tokenizer of {}x{} of {}: take the tokenizer that the model was trained with".format(*there)
+        )
+    return frames
+
+
+def pixels(ids: Ids, frames: FrameTokenizer, vocabulary: Vocabulary) -> Film:
+    """Whole frames, each with its terminator, as pixels."""
+    size = (vocabulary.frame_height, vocabulary.frame_width)
+    codes = ids.reshape(-1, vocabulary.codes_per_frame + 1)[:, :-1].reshape(-1, *size)
+    return frames.decode(codes - vocabulary.text_size)
+
+
+class Drawing:
+    """A model that draws: behind `Model.draw` and `Model.film`."""
+
+    def __init__(self, model: "Model") -> None:
+        """Raises UserError as `frame_tokenizer_of`."""
+        self._model, self._frames = model, frame_tokenizer_of(model)
+        self._template = ChatTemplate(model.tokenizer)
+
+    def draw(self, prompts: Sequence[str], frames: int = 1, brush: Brush = Brush()) -> list[Film]:
+        """A picture, or a film of so many frames, for each prompt.
+
+        Raises:
+            UserError: no frames, an empty prompt, or a setting outside its range.
+        """
+        if not prompts:
+            return []
+        model, count = self._model, frames * self._each
+        begun = self._begin([self._words(prompt, frames) for prompt in prompts], self._shown(None), frames, brush)
+        ids, _ = decode.finish(
+            model.weights,
+            begun.state,
+            jnp.int32(count),
+            begun.sampler,
+            begun.stop,
+            begun.frequencies,
+            room=count,
+            config=model.config,
+            mesh=model.mesh,
+        )
+        return [pixels(row, self._frames, self._vocabulary) for row in np.asarray(ids)[: len(prompts)]]
+
+    def film(self, prompt: str, frames: int, brush: Brush = Brush(), like: Film | None = None) -> Iterator[Frame]:
+        """A picture or film of so many frames, each as soon as it is written.
+
+        Args:
+            like: frames that it begins with, which count.
+
+        Raises:
+            UserError: as `draw`; or the film is at its end with the frames that are given. At once, not when the first
+                frame is asked for.
+        """
+        given = 0 if like is None else len(like)
+        if given >= frames:
+            raise UserError(f"{frames} frames were asked for, and {given} are given: ask for more than these")
+        begun = self._begin([self._words(prompt, frames)], self._shown(like), frames, brush)
+        return chain(() if like is None else like, self._written(begun, (frames - given) * self._each))
+
+    def _written(self, begun: "_Begun", count: int) -> Iterator[Frame]:
+        model, state, ids = self._model, begun.state, list[int]()
+        for made in range(1, count + 1):
+            token = int(state.token[0])
+            if made < count:  # the device makes the next token while this one is looked at
+                state = decode.step(
+                    model.weights, state, begun.sampler, begun.stop, begun.frequencies, config=model.config,
+                    mesh=model.mesh,
+                )  # fmt: skip
+            ids.append(token)
+            if len(ids) == self._each:
+                yield pixels(np.array(ids, np.int32), self._frames, self._vocabulary)[0]
+                ids.clear()
+
+    def _begin(self, words: list[Ids], shown: Ids, frames: int, brush: Brush) -> "_Begun":
+        """Reads the prompts: words, and after them what is shown already."""
+        model, rows = self._model, words
+        guidance = None if brush.guidance == 1 else brush.guidance
+        sampler, stop = model.sampler(
+            brush.temperature, brush.top_k, brush.top_p, brush.seed, guidance=guidance, frames=frames
+        )
+        if guidance is not None:
+            height = decode.bucket(len(rows), least=1, multiple=axis_size(model.mesh, "batch"))
+            nothing = np.array(self._vocabulary.opening, np.int32)
+            rows = [*rows, *rows[-1:] * (height - len(rows)), *[nothing] * height]
+        rows = [np.concatenate([row, shown]) for row in rows]
+        count = frames * self._each
+        frequencies = model.frequencies(max(map(len, rows)) + count)
+        return _Begun(model.start(rows, count, sampler, stop, frequencies), sampler, stop, frequencies)
+
+    def _words(self, prompt: str, frames: int) -> Ids:
+        """The conversation up to `<vision>`."""
+        if not prompt.strip():
+            raise UserError("the prompt is empty: say what is to be drawn")
+        words = (IMAGE_OF if frames == 1 else VIDEO_OF).format(prompt=prompt.strip())
+        mark = np.array(self._vocabulary.vision_start, np.int32)
+        asked: list[Message] = [{"role": "user", "content": words}]
+        before = len(self._template.encode(asked, add_generation_prompt=True))
+        begun = self._template.encode([*asked, {"role": "assistant", "content": [mark]}])
+        return np.array(begun[: begun.index(mark[0], before)], np.int32)
+
+    def _shown(self, frames: Film | None) -> Ids:
+        """`<vision>`, and the frames that are given."""
+        start = np.array(self._vocabulary.vision_start, np.int32)
+        if frames is None:
+            return start
+        return np.concatenate([start, frame_ids(self._frames.encode(frames), self._vocabulary, last=False)])
+
+    @property
+    def _each(self) -> int:
+        """Tokens of a frame, with its terminator."""
+        return self._vocabulary.codes_per_frame + 1
+
+    @property
+    def _vocabulary(self) -> Vocabulary:
+        return self._model.tokenizer.vocabulary
+
+
+@dataclass(frozen=True)
+class _Begun:
+    state: decode.Decoding
+    sampler: Sampler
+    stop: Array
+    frequencies: Frequencies

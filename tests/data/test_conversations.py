@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from data.test_worlds import TEXT
+from ringworld.data.conversations import conversation, vision_alone
+from ringworld.errors import UserError
+from ringworld.tokens.chat import LWM_TEMPLATE, ChatTemplate, Message
+from ringworld.tokens.text import TextTokenizer, train_tokenizer
+from ringworld.tokens.vision import vision_ids
+
+PICTURE = vision_ids(np.arange(16).reshape(1, 4, 4), TEXT.vocabulary)
+TURNS: list[Message] = [
+    {"role": "user", "content": [PICTURE, " What is it?"]},
+    {"role": "assistant", "content": "a circle"},
+    {"role": "user", "content": "Draw it again."},
+    {"role": "assistant", "content": [PICTURE]},
+]
+
+
+def test_each_answer_weighs_one_from_where_it_is_asked_for_to_its_end() -> None:
+    template, eos = ChatTemplate(TEXT), TEXT.vocabulary.eos
+    document = conversation(TURNS, template, TEXT.vocabulary)
+    tokens, weights = document.tokens.tolist(), document.weights
+    assert tokens == template.encode(TURNS)
+    first = len(template.encode(TURNS[:1], add_generation_prompt=True))
+    second = len(template.encode(TURNS[:3], add_generation_prompt=True))
+    ends = [index + 1 for index, token in enumerate(tokens) if token == eos]
+    assert len(ends) == 2
+    expected = np.zeros(len(tokens))
+    for start, stop in zip((first, second), ends, strict=True):
+        expected[start:stop] = 1 / (stop - start)
+    np.testing.assert_allclose(weights, expected)
+    assert "".join(span.modality[0] for span in document.spans) == "tvttttvt"
+
+
+def test_what_comes_after_the_last_answer_is_left_out() -> None:
+    template = ChatTemplate(TEXT)
+    longer = conversation([*TURNS, {"role": "user", "content": "Thanks."}], template, TEXT.vocabulary)
+    assert longer.tokens.tolist() == conversation(TURNS, template, TEXT.vocabulary).tokens.tolist()
+
+
+def test_vision_alone_is_asked_for_by_nothing() -> None:
+    document, vocabulary = vision_alone(PICTURE, TEXT.vocabulary), TEXT.vocabulary
+    assert document.tokens.tolist() == [vocabulary.bos, *PICTURE, vocabulary.eos]
+    assert document.weights[:2].tolist() == [0, 0]
+    assert document.weights.sum() == pytest.approx(1)
+
+
+def test_a_tokenizer_that_joins_a_prompt_and_its_answer_is_refused() -> None:
+    joining = train_tokenizer(["a"], 300, [" ASSISTANT: "])
+    tokenizer = TextTokenizer(joining.inner, joining.vocabulary, LWM_TEMPLATE)
+    turns: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(UserError, match="written in other tokens once the conversation goes on"):
+        conversation(turns, ChatTemplate(tokenizer), tokenizer.vocabulary)

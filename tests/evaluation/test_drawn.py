@@ -1,0 +1,305 @@
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from ringworld.errors import UserError
+from ringworld.evaluation.drawn import (
+    Drawing,
+    DrawnResult,
+    contact_sheet,
+    evaluate_drawn,
+    score_film,
+    score_picture,
+)
+from ringworld.worlds.film import Act, Scene, World
+from ringworld.worlds.language import caption
+from ringworld.worlds.shapes import Placed, Thing, draw
+
+SIZE = 64
+RED_RING = Thing("small", "red", "ring")
+BLUE_CROSS = Thing("large", "blue", "cross")
+
+
+def still(*things: tuple[Thing, float, float], ground: str = "sand") -> Scene:
+    return Scene(ground, tuple(Act(thing, x, y, 0.0, 0.0, 0.0, np.inf) for thing, x, y in things), 0.0, 8)
+
+
+def drawn(*things: tuple[Thing, float, float], ground: str = "sand") -> np.ndarray:
+    return draw(ground, [Placed(*thing) for thing in things], SIZE)
+
+
+def filmed(scene: Scene, seconds: int = 8) -> np.ndarray:
+    return np.stack([scene.frame(number, SIZE) for number in range(seconds)])
+
+
+def wrong(score: dict[str, bool]) -> set[str]:
+    return {what for what, right in score.items() if not right}
+
+
+@pytest.mark.parametrize("part", ["train", "heldout"])
+def test_the_worlds_own_pictures_are_right(part):
+    world = World(3, part)
+    for index in range(40):
+        scene = world.picture(index)
+        assert wrong(score_picture(scene.frame(0, SIZE), scene)) == set(), index
+
+
+@pytest.mark.parametrize("part", ["train", "heldout"])
+def test_the_worlds_own_films_are_right(part):
+    world = World(3, part, 1, 1)
+    for index in range(12):
+        scene = world.scene(index, 8)
+        score = score_film(filmed(scene), scene)
+        assert wrong(score) == set(), (index, caption(scene))
+        assert "motion" in score
+
+
+def test_films_of_several_things_are_right_where_none_hides_another():
+    worlds = World(6), World(6, "heldout")
+    films = [world.scene(index, seconds) for world in worlds for seconds in (4, 8) for index in range(7)]
+    scores = [score_film(filmed(scene, int(scene.seconds)), scene) for scene in films]
+    assert sum(bool(wrong(score)) for score in scores) <= 1
+
+
+SWAPPED = ((Thing("small", "blue", "ring"), 0.25, 0.25), (Thing("large", "red", "cross"), 0.75, 0.625))
+TWO = ((RED_RING, 0.25, 0.25), (BLUE_CROSS, 0.75, 0.625))
+
+
+@pytest.mark.parametrize(
+    ("things", "ground", "mistakes"),
+    [
+        (TWO, "sand", set()),
+        (TWO[::-1], "sand", set()),
+        (TWO, "sky", {"ground"}),
+        ((TWO[0],), "sand", {"count", "colour", "kind", "size", "place"}),  # one is not there at all
+        ((*TWO, (Thing("small", "green", "circle"), 0.25, 0.75)), "sand", {"count"}),
+        (((replace(RED_RING, colour="green"), 0.25, 0.25), TWO[1]), "sand", {"colour"}),
+        (((replace(RED_RING, kind="square"), 0.25, 0.25), TWO[1]), "sand", {"kind"}),
+        (((replace(RED_RING, size="large"), 0.25, 0.25), TWO[1]), "sand", {"size"}),
+        (((RED_RING, 0.25, 0.75), TWO[1]), "sand", {"place"}),
+        (((RED_RING, 0.35, 0.25), TWO[1]), "sand", set()),  # a pixel beyond its ninth
+        (((RED_RING, 0.40, 0.25), TWO[1]), "sand", {"place"}),
+        # Whose colour, and whose place?
+        (SWAPPED, "sand", {"colour"}),
+        (((RED_RING, 0.75, 0.625), (BLUE_CROSS, 0.25, 0.25)), "sand", {"place"}),
+        ((), "sand", {"count", "colour", "kind", "size", "place"}),
+    ],
+)  # fmt: skip
+def test_every_mistake_in_a_picture_is_seen(things, ground, mistakes):
+    assert wrong(score_picture(drawn(*things, ground=ground), still(*TWO))) == mistakes
+
+
+def moving(thing: Thing = RED_RING, *, x: float = 0.25, dx: float = 0.125, ground: str = "sand") -> Scene:
+    return Scene(ground, (Act(thing, x, 0.5, dx, 0.0, 0.0, 8.0),), 8.0, 8)
+
+
+@pytest.mark.parametrize(
+    ("film", "mistakes"),
+    [
+        (moving(), set()),
+        (moving(dx=0.25), set()),  # the caption does not say how fast
+        (moving(ground="sky"), {"ground"}),
+        (moving(replace(RED_RING, colour="green")), {"colour", "object"}),
+        (moving(replace(RED_RING, kind="square")), {"kind", "object"}),
+        (moving(replace(RED_RING, size="large")), {"size"}),
+        (moving(x=0.75, dx=-0.125), {"place", "motion"}),
+        (moving(dx=-0.125), {"motion"}),
+        (moving(dx=0.0), {"motion"}),
+        (Scene("sand", (Act(RED_RING, 0.25, 0.5, 0.0, -0.125, 0.0, 8.0),), 8.0, 8), {"motion"}),
+        (Scene("sand", (Act(RED_RING, 0.25, 0.5, 0.125, 0.0, 0.0, 4.0),), 8.0, 8), {"object"}),  # gone by half
+        (Scene("sand", (), 8.0, 8), {"colour", "kind", "size", "place", "object", "motion"}),
+    ],
+)
+def test_every_mistake_in_a_film_is_seen(film, mistakes):
+    assert wrong(score_film(filmed(film), moving())) == mistakes
+
+
+def test_a_thing_that_should_stay():
+    scene = moving(dx=0.0)
+    assert wrong(score_film(filmed(scene), scene)) == set()
+    assert wrong(score_film(filmed(moving()), scene)) == {"motion"}
+
+
+def test_a_thing_that_is_half_outside_may_look_like_another():
+    scene = World(5, "heldout").scene(8, 8)
+    assert "passes" in caption(scene)
+    assert wrong(score_film(filmed(scene), scene)) == set()
+
+
+def test_a_first_frame_with_another_thing_does_not_say_where_this_one_begins():
+    scene = moving(dx=0.0)
+    frames = filmed(scene)
+    frames[0] = drawn((replace(RED_RING, kind="square"), 0.75, 0.75))
+    assert wrong(score_film(frames, scene)) == set()
+
+
+def test_a_wrong_frame_among_many_does_not_count():
+    scene = moving()
+    frames = filmed(scene)
+    frames[4] = drawn((BLUE_CROSS, 0.5, 0.5), ground="sky")
+    assert wrong(score_film(frames, scene)) == set()
+    frames[3:] = frames[4]
+    assert wrong(score_film(frames, scene)) >= {"ground", "object"}
+
+
+def test_what_others_hit_at_once_is_not_asked_for_its_way():
+    acts = (Act(RED_RING, 0.25, 0.5, 0.25, 0.0, 0.0, 4.0), Act(BLUE_CROSS, 0.625, 0.5, -0.25, 0.0, 0.0, 4.0))
+    scene = Scene("sand", acts, 4.0, 8)
+    assert "motion" not in score_film(filmed(scene, 4), scene)
+
+
+def test_noise_is_read_and_wrong():
+    frame = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
+    assert "kind" in wrong(score_picture(frame, still(*TWO)))
+    assert "object" in wrong(score_film(np.stack([frame] * 4), moving()))
+
+
+@dataclass
+class Painter:
+    """Draws the picture or film of which a caption tells, always on a sand ground if it is told so."""
+
+    fingerprint: str = "painter"
+    sand: bool = False
+    seed: int = 0
+    things: tuple[int, int] = (1, 1)
+    calls: list[tuple[int, int]] = field(default_factory=list)
+
+    def draw(
+        self, prompts: Sequence[str], frames: int, *, guidance: float, temperature: float, seed: int
+    ) -> list[np.ndarray]:
+        assert (guidance, temperature) == (2.0, 0.5)
+        self.calls.append((len(prompts), seed))
+        return [self._film(prompt, frames) for prompt in prompts]
+
+    def _film(self, words: str, frames: int) -> np.ndarray:
+        for part in ("train", "heldout"):
+            for index in range(40):
+                world = World(self.seed, part, *self.things)
+                scene = world.picture(index) if frames == 1 else world.scene(index, frames)
+                if caption(scene) == words:
+                    scene = replace(scene, ground="sand") if self.sand else scene
+                    return filmed(scene, frames)
+        raise AssertionError(words)
+
+
+def run(out: Path, model: Painter, **changes: Any) -> DrawnResult:
+    settings = {"count": 5, "batch": 2, "guidance": 2.0, "temperature": 0.5, "console": Console(quiet=True)}
+    return evaluate_drawn(model, out, **(settings | changes))
+
+
+@pytest.mark.parametrize("frames", [1, 6])
+def test_an_evaluation_writes_scores_drawings_and_a_sheet(tmp_path, frames):
+    name = "drawn" if frames == 1 else "drawn-film"
+    model = Painter()
+    result = run(tmp_path, model, frames=frames)
+    assert [count for count, _ in model.calls] == [2, 2, 1, 2, 2, 1]
+    assert len({seed for _, seed in model.calls[:3]}) == 3
+    assert result.share("train", "all") == result.share("heldout", "all") == 1.0
+    content = json.loads((tmp_path / f"{name}.json").read_text())
+    assert [content["summary"][part]["drawings"] for part in ("seen", "held out")] == [5, 5]
+    assert ("object" in content["summary"]["seen"]) == ("motion" in content["summary"]["seen"]) == (frames > 1)
+    assert len(content["cases"]) == 10
+    (first, *_) = sorted((tmp_path / name).glob("seen-*.png"))
+    world = World(0, "train", 1, 1)
+    scene = world.picture(0) if frames == 1 else world.scene(0, frames)
+    np.testing.assert_array_equal(np.asarray(Image.open(first)), np.concatenate([*filmed(scene, frames)], axis=1))
+    sheet = np.asarray(Image.open(tmp_path / f"{name}.png"))
+    assert colours(sheet) == {"right"}
+    for line in str(result).splitlines()[1:-1]:
+        assert line.split()[1:] == ["100.0%", "100.0%"]
+
+
+def colours(sheet: np.ndarray) -> set[str]:
+    """Which of the captions' two colours there are on a sheet of frames on sand, in a frame neither occurs."""
+    named = {"right": (24, 120, 52), "wrong": (190, 32, 38)}
+    return {name for name, colour in named.items() if (sheet == np.array(colour)).all(-1).any()}
+
+
+def test_scenes_in_which_things_hide_each_other_are_not_asked_for(tmp_path):
+    own = World(17, "train", 3, 3).scene(0, 4)
+    assert wrong(score_film(filmed(own, 4), own))
+    result = run(tmp_path, Painter(seed=17, things=(3, 3)), count=2, frames=4, seed=17, things=(3, 3))
+    assert [(d.part, d.index) for d in result.drawings] == [("train", 1), ("train", 2), ("heldout", 0), ("heldout", 1)]
+    assert all(drawing.right for drawing in result.drawings)
+
+
+def test_what_is_drawn_wrongly_is_told_in_the_table_and_the_sheet(tmp_path):
+    result = run(tmp_path, Painter(sand=True))
+    assert result.share("train", "kind") == 1.0
+    assert result.share("train", "ground") == result.share("train", "all")
+    assert result.share("train", "all") in (0.0, 0.2, 0.4, 0.6, 0.8)
+    assert colours(np.asarray(Image.open(tmp_path / "drawn.png"))) >= {"wrong"}
+
+
+def test_a_stopped_evaluation_goes_on_and_can_be_extended(tmp_path):
+    whole = run(tmp_path / "whole", Painter())
+
+    class Killed(Exception):
+        pass
+
+    class Dying(Painter):
+        def draw(self, prompts: Sequence[str], frames: int, **settings: float) -> list[np.ndarray]:
+            if len(self.calls) == 4:
+                raise Killed
+            return super().draw(prompts, frames, **settings)
+
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", Dying())
+    model = Painter()
+    assert run(tmp_path / "cut", model) == whole
+    assert [count for count, _ in model.calls] == [2, 1]
+    for name in ("drawn.json", "drawn.png"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    model = Painter()
+    assert len(run(tmp_path / "cut", model, count=6).drawings) == 12
+    assert [count for count, _ in model.calls] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": Painter("other")}, "model painter there, other now"),
+        ({"things": (1, 2)}, r"things \[1, 1\] there, \[1, 2\] now"),
+        ({"count": 0}, "count, frames and batch must be 1 or more"),
+        ({"things": (0, 2)}, "things from 1 to 4, got .* 0 to 2"),
+    ],
+)
+def test_what_cannot_be_asked(tmp_path, changes, said):
+    run(tmp_path, Painter(), count=1)
+    with pytest.raises(UserError, match=said):
+        run(tmp_path, **({"model": Painter()} | changes))
+
+
+def test_damaged_results_are_named(tmp_path):
+    run(tmp_path, Painter(), count=1)
+    content = json.loads((tmp_path / "drawn.json").read_text())
+    content["cases"] = [{"part": "train"}]
+    (tmp_path / "drawn.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="does not hold drawings"):
+        run(tmp_path, Painter())
+
+
+def test_the_table_has_only_what_was_judged():
+    drawings = (
+        Drawing("train", 0, "", {"ground": True, "motion": True}),
+        Drawing("train", 1, "", {"ground": False}),
+    )
+    result = DrawnResult({}, drawings)
+    assert result.summary() == {"seen": {"drawings": 2, "all": 0.5, "ground": 0.5, "motion": 1.0}}
+    assert str(result).split() == ["seen", "all", "50.0%", "ground", "50.0%", "motion", "100.0%", "drawings", "2"]
+
+
+def test_a_sheet_of_tiles_of_different_heights():
+    long = Drawing("train", 0, "a very long caption " * 8, {"ground": False})
+    short = Drawing("train", 1, "short", {"ground": True})
+    frames = np.zeros((1, 32, 32, 3), np.uint8)
+    sheet = contact_sheet([("seen", [(long, frames), (short, frames)]), ("held out", [])])
+    assert colours(sheet) == {"right", "wrong"}
+    assert sheet.shape[1] >= 2 * 128
