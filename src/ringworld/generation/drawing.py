@@ -121,7 +121,7 @@ class Drawing:
                 frame is asked for.
         """
         given = 0 if like is None else len(like)
-        if given >= frames:
+        if given and given >= frames:
             raise UserError(f"{frames} frames were asked for, and {given} are given: ask for more than these")
         begun = self._begin([self._words(prompt, frames)], self._shown(like), frames, brush)
         return chain(() if like is None else like, self._written(begun, (frames - given) * self._each))
