@@ -25,6 +25,7 @@ import numpy as np
 import tyro
 
 from ringworld.generation import decode
+from ringworld.generation.grammar import Grammar, Place
 from ringworld.generation.sampling import Sampler
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.rope import rope_frequencies
@@ -56,7 +57,9 @@ def ringworld_run(model: str) -> Run:
     mesh = build_mesh(MeshShape(), jax.devices()[:1])
     saved = open_model(model).load(mesh)
     about = saved.description
-    sampler = Sampler.build(np.ones(about.config.vocabulary_size, bool), temperature=0.0, top_k=0, top_p=1.0, seed=0)
+    text = np.ones(about.config.vocabulary_size, bool)
+    sampler = Sampler.build(Grammar.build(text, about.vocabulary))
+    place = Place(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
     stop = jnp.int32(-1)
     frequencies = rope_frequencies(about.rope_theta, about.config.head_dim, about.rope_scaling)
 
@@ -65,7 +68,7 @@ def ringworld_run(model: str) -> Run:
         capacity = len(prompt) + decode.bucket(tokens)
         lengths = jnp.array([len(prompt)], jnp.int32)
         state = decode.start(
-            saved.weights, jnp.asarray(prompt[None]), lengths, sampler, stop, frequencies,
+            saved.weights, jnp.asarray(prompt[None]), lengths, place, sampler, stop, frequencies,
             capacity=capacity, config=about.config, mesh=mesh,
         )  # fmt: skip
         made = [int(state.token[0])]
