@@ -7,13 +7,14 @@ anywhere.
 import json
 import logging
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int32, Int64
 
 from ringworld.errors import UserError
 from ringworld.tokens.text import TextTokenizer
@@ -163,8 +164,30 @@ def read_jsonl(path: str | os.PathLike[str], tokenizer: TextTokenizer, *, bad_sh
     malformed.
     """
     path = Path(path)
-    offsets: list[int] = []
-    sizes: list[int] = []
+    lines, skipped = checked_lines(path, lambda line, _: _parse(line, tokenizer.vocabulary), bad_share=bad_share)
+    return JsonlDocuments(path, tokenizer, lines[:, 1], lines[:, 2], skipped)
+
+
+class Malformed(Exception):
+    """Why a line is not a document."""
+
+
+def checked_lines(
+    path: Path, check: Callable[[bytes, int], Any], *, bad_share: float
+) -> tuple[Int64[np.ndarray, "lines 3"], tuple[str, ...]]:
+    """Looks at each line of a file once, but for empty ones.
+
+    Args:
+        check: takes a line and its number, from 1 on, and raises `Malformed` when it is no document.
+
+    Returns:
+        number, offset and bytes of each good line; of each malformed one "file:line: reason". The log says how many of
+        these there are.
+
+    Raises:
+        UserError: the file cannot be read, holds no document, or more than `bad_share` of its lines are malformed.
+    """
+    good: list[tuple[int, int, int]] = []
     skipped: list[str] = []
     end = 0
     try:
@@ -174,28 +197,27 @@ def read_jsonl(path: str | os.PathLike[str], tokenizer: TextTokenizer, *, bad_sh
                 if not line.strip():
                     continue
                 try:
-                    _parse(line, tokenizer.vocabulary)
-                except _Malformed as error:
+                    check(line, number)
+                except Malformed as error:
                     skipped.append(f"{path}:{number}: {error}")
                     continue
-                offsets.append(start)
-                sizes.append(len(line))
+                good.append((number, start, len(line)))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; name a file with one JSON object a line") from error
-    lines = len(offsets) + len(skipped)
-    if not lines:
+    total = len(good) + len(skipped)
+    if not total:
         raise UserError(f'{path} holds no line; it must hold one JSON object a line, such as {{"text": "..."}}')
     if skipped:
-        shown = "; ".join(skipped[:_SHOWN]) + ("; ..." if len(skipped) > _SHOWN else "")
-        count = f"{len(skipped)} of {lines} lines of {path} are malformed ({shown})"
-        if len(skipped) > bad_share * lines or not offsets:
+        count = f"{len(skipped)} of {total} lines of {path} are malformed ({first_of(skipped)})"
+        if len(skipped) > bad_share * total or not good:
             raise UserError(f"{count}: more than the {bad_share:.2%} allowed; mend them or allow a larger bad_share")
         _log.warning("%s: skipped", count)
-    return JsonlDocuments(path, tokenizer, np.array(offsets, np.int64), np.array(sizes, np.int64), tuple(skipped))
+    return np.array(good, np.int64), tuple(skipped)
 
 
-class _Malformed(Exception):
-    """Why a line is not a document."""
+def first_of(reasons: Sequence[str]) -> str:
+    """The first few of many, for a sentence."""
+    return "; ".join(reasons[:_SHOWN]) + ("; ..." if len(reasons) > _SHOWN else "")
 
 
 def _parse(line: bytes, vocabulary: Vocabulary) -> list[tuple[dict[str, Any], float]]:
@@ -203,14 +225,14 @@ def _parse(line: bytes, vocabulary: Vocabulary) -> list[tuple[dict[str, Any], fl
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise _Malformed(f"not JSON ({error})") from error
+        raise Malformed(f"not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise _Malformed(f"must be a JSON object, got {type(value).__name__}")
+        raise Malformed(f"must be a JSON object, got {type(value).__name__}")
     parts = value.get("spans", [value] if "text" in value else None)
     if not isinstance(parts, list) or not parts:
-        raise _Malformed('must have "text" or a list "spans" that is not empty')
+        raise Malformed('must have "text" or a list "spans" that is not empty')
     if not all(isinstance(part, dict) for part in parts):
-        raise _Malformed("every span must be a JSON object")
+        raise Malformed("every span must be a JSON object")
     default = not any("trained" in part for part in parts)
     for part in parts:
         _check(part, vocabulary)
@@ -220,27 +242,27 @@ def _parse(line: bytes, vocabulary: Vocabulary) -> list[tuple[dict[str, Any], fl
 def _check(part: dict[str, Any], vocabulary: Vocabulary) -> None:
     trained = part.get("trained", True)
     if not isinstance(trained, bool | int | float) or not 0 <= trained <= _MAX_WEIGHT:
-        raise _Malformed(f'"trained" must be true, false or a number from 0 up, got {trained!r}')
+        raise Malformed(f'"trained" must be true, false or a number from 0 up, got {trained!r}')
     if "text" in part:
         if not isinstance(part["text"], str):
-            raise _Malformed(f'"text" must be a string, got {type(part["text"]).__name__}')
+            raise Malformed(f'"text" must be a string, got {type(part["text"]).__name__}')
         try:
             part["text"].encode()
         except UnicodeEncodeError as error:
-            raise _Malformed(f'"text" is not Unicode: half a surrogate pair at {error.start}') from error
+            raise Malformed(f'"text" is not Unicode: half a surrogate pair at {error.start}') from error
         return
     if "ids" not in part:
-        raise _Malformed(f'a span must have "text", or "modality" and "ids", got {sorted(part)}')
+        raise Malformed(f'a span must have "text", or "modality" and "ids", got {sorted(part)}')
     modality = part.get("modality", "text")
     known = _MODALITIES[: len(vocabulary.modalities)]
     if modality not in known:
-        raise _Malformed(f'"modality" must be one of {", ".join(known)}, got {modality!r}')
+        raise Malformed(f'"modality" must be one of {", ".join(known)}, got {modality!r}')
     ids = part["ids"]
     if not isinstance(ids, list) or not all(type(i) is int for i in ids):
-        raise _Malformed('"ids" must be a list of integers')
+        raise Malformed('"ids" must be a list of integers')
     allowed = vocabulary.modalities[known.index(modality)]
     if outside := [i for i in ids if not allowed.start <= i < allowed.stop]:
-        raise _Malformed(f'"ids" of {modality} must be {allowed.start} to {allowed.stop - 1}, got {outside[0]}')
+        raise Malformed(f'"ids" of {modality} must be {allowed.start} to {allowed.stop - 1}, got {outside[0]}')
 
 
 def _span(part: dict[str, Any], weight: float, tokenizer: TextTokenizer) -> Span:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from ringworld.data.documents import Document, Span
+from ringworld.data.documents import Document, Malformed, Span, checked_lines, first_of
 from ringworld.data.multimodal import vision_spans
 from ringworld.errors import UserError
 from ringworld.files import replacing
@@ -33,7 +33,6 @@ from ringworld.tokens.text import TextTokenizer
 from ringworld.tokens.vocabulary import Vocabulary
 
 BOS, EOS = "<|bos|>", "<|eos|>"
-_SHOWN = 3
 _NO_SPACE = "names stand between commas, without spaces around them"
 
 _log = logging.getLogger(__name__)
@@ -149,38 +148,21 @@ def read_lwm_jsonl(
     path = Path(path)
     if isinstance(fields, str):
         parse_fields(fields)
-    lines: list[tuple[int, int, int]] = []
-    skipped: list[str] = []
     warnings: list[str] = []
-    end = 0
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                start, end = end, end + len(line)
-                if not line.strip():
-                    continue
-                try:
-                    values, parts = _parse(line, number, fields)
-                    _check(values, parts, tokenizer.vocabulary)
-                except UserError as error:
-                    skipped.append(f"{path}:{number}: {error}")
-                    continue
-                lines.append((number, start, len(line)))
-                if (twice := _twice(parts)) and not (warnings and isinstance(fields, str)):
-                    warnings.append(f"{path}:{number}: {twice}")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; name a file with one JSON object a line") from error
-    total = len(lines) + len(skipped)
-    if not total:
-        raise UserError(f"{path} holds no line; it must hold one JSON object a line, with the fields of a document")
-    if skipped:
-        count = f"{len(skipped)} of {total} lines of {path} are malformed ({_first(skipped)})"
-        if len(skipped) > bad_share * total or not lines:
-            raise UserError(f"{count}: more than the {bad_share:.2%} allowed; mend them or allow a larger bad_share")
-        _log.warning("%s: skipped", count)
+
+    def check(line: bytes, number: int) -> None:
+        try:
+            values, parts = _parse(line, number, fields)
+            _check(values, parts, tokenizer.vocabulary)
+        except UserError as error:
+            raise Malformed(str(error)) from error
+        if (twice := _twice(parts)) and not (warnings and isinstance(fields, str)):
+            warnings.append(f"{path}:{number}: {twice}")
+
+    lines, skipped = checked_lines(path, check, bad_share=bad_share)
     if warnings:
-        _log.warning("read otherwise than by LWM: %s", _first(warnings))
-    return LwmDocuments(path, fields, tokenizer, np.array(lines, np.int64), tuple(skipped), tuple(warnings))
+        _log.warning("read otherwise than by LWM: %s", first_of(warnings))
+    return LwmDocuments(path, fields, tokenizer, lines, skipped, tuple(warnings))
 
 
 def convert_lwm_jsonl(
@@ -217,10 +199,6 @@ def _line(document: Document) -> str:
         {"modality": span.modality, "ids": span.ids.tolist(), "trained": span.weight > 0} for span in document.spans
     ]
     return json.dumps({"spans": spans}) + "\n"
-
-
-def _first(reasons: list[str]) -> str:
-    return "; ".join(reasons[:_SHOWN]) + ("; ..." if len(reasons) > _SHOWN else "")
 
 
 def _parse(line: bytes, number: int, fields: str | InLine) -> tuple[dict[str, Any], tuple[Field, ...]]:

@@ -27,8 +27,8 @@ from ringworld.evaluation.files import write_result
 from ringworld.evaluation.needle import Answer, Case, NeedleResult, case_grid, depth_grid
 from ringworld.evaluation.vqa import Answers, Footage, Turn, read_cases, write_cases
 from ringworld.progress import progress_bar
+from ringworld.tokens.vision import timed
 from ringworld.worlds.film import GRID, VELOCITIES, Act, Film, Part, Scene, World
-from ringworld.worlds.language import clock
 from ringworld.worlds.shapes import COLOURS, KINDS, SIZES, Thing
 
 Form = Literal["picture", "clip", "order", "when"]
@@ -54,7 +54,7 @@ class Task:
     Attributes:
         seed: decides films, what is hidden, and where else.
         part: of the shapes world: films and hidden things like those trained on, or with what training never shows.
-        every: after so many frames, the clock's time stands between them ("1:15"); 0: never.
+        every: the time stands before every so many frames (" 1:15 "); 0: never.
     """
 
     form: Form = "picture"
@@ -116,14 +116,14 @@ class Example:
     def conversation(self, size: int, every: int = 0) -> list[Turn]:
         """The film in frames of `size` pixels, drawn when they are asked for, and the question.
 
-        With `every`, the film is in pieces of so many frames, and before each but the first stands its time: " 1:15 ".
+        With `every`, the film is in pieces of so many frames, and before each stands its time (see
+        `tokens.vision.timed`).
         """
-        step = every or self.frames
-        content: list[str | Footage] = []
-        for start in range(0, self.frames, step):
-            if start:
-                content.append(f" {clock(start / FPS)} ")
-            content.append(Piece(self, range(start, min(start + step, self.frames)), size))
+        frames = range(self.frames)
+        content: list[str | Footage] = [Piece(self, frames, size)]
+        if every:
+            parts = timed(self.frames, FPS, every)
+            content = [part for time, some in parts for part in (time, Piece(self, frames[some], size))]
         return [{"role": "user", "content": [*content, f"\n{self.question}"]}]
 
 

@@ -111,7 +111,7 @@ def make_step(
 
     Metrics are float32 scalars: loss, accuracy, gradient_norm, skipped. A loss or gradient that is not finite, or a
     gradient norm `optimizer.spike` times above its running mean, leaves weights and optimizer as they were (skipped =
-    1). Learning rate and frequencies are data.
+    1). The loss has the `z_loss` in it (see `cross_entropy`). Learning rate and frequencies are data.
     """
     rule: Any = build(optimizer, declare(config))
 
