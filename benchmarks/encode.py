@@ -21,7 +21,7 @@ import tyro
 
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.parameters import init
-from ringworld.recipes import VQGAN_NANO
+from ringworld.recipes.vqgan import VQGAN_NANO
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.vqgan import LWM_VQGAN, Block, Coder, Conv, NormWeights, VqganConfig, VqganWeights, declare
 

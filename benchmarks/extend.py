@@ -16,6 +16,7 @@ from ringworld import recipes
 from ringworld.evaluation.needle import evaluate_needle
 from ringworld.evaluation.prose import HeldOutProse
 from ringworld.mesh import MeshShape, default_cpu_devices, use_cpu_devices
+from ringworld.recipes.extension import EXTEND, EXTEND_CORPORA
 from ringworld.training.loop import train
 
 
@@ -35,7 +36,7 @@ def found(model: str, settings: Settings, out: Path) -> dict[int, float]:
     loaded = ringworld.load(model, MeshShape(data=-1))
     result = evaluate_needle(
         loaded,
-        HeldOutProse(loaded.tokenizer, recipes.EXTEND_CORPORA),
+        HeldOutProse(loaded.tokenizer, EXTEND_CORPORA),
         lengths=settings.lengths,
         depths=settings.depths,
         rounds=settings.rounds,
@@ -48,7 +49,7 @@ def found(model: str, settings: Settings, out: Path) -> dict[int, float]:
 def main(settings: Settings) -> None:
     use_cpu_devices(default_cpu_devices())
     before = found(settings.model, settings, settings.out / "before")
-    recipe = recipes.build(recipes.EXTEND, init=settings.model, lengths=settings.stages)
+    recipe = recipes.build(EXTEND, init=settings.model, lengths=settings.stages)
     run = settings.out / "run"
     train(recipe, run, steps=settings.steps)
     after = found(str(run), settings, settings.out / "after")

@@ -13,6 +13,11 @@ import pytest
 
 import ringworld
 from ringworld import cli
+from ringworld.cli.evaluate import Evaluate, MultiNeedle, Needle, Perplexity, Tokenizer
+from ringworld.cli.generate import Generate
+from ringworld.cli.media import Reconstruct, Tokenize
+from ringworld.cli.train import Train
+from ringworld.cli.values import Devices
 from ringworld.data.tokenized import TokenizedDocuments
 from ringworld.errors import UserError
 from ringworld.recipes import RECIPES
@@ -73,13 +78,13 @@ def test_help_does_not_wait_for_jax() -> None:
 
 def test_the_words_of_the_train_command() -> None:
     words = "train debug --steps 3 --mesh data=1,sequence=8 --devices 8 --out somewhere --seed 4 --data prose"
-    assert cli.parse(words.split()) == cli.Train(
+    assert cli.parse(words.split()) == Train(
         recipe="debug",
         steps=3,
         out=Path("somewhere"),
         seed=4,
         data=Path("prose"),
-        compute=cli.Devices(mesh="data=1,sequence=8", devices=8),
+        compute=Devices(mesh="data=1,sequence=8", devices=8),
     )
 
 
@@ -94,16 +99,14 @@ def test_the_words_of_the_evaluate_command() -> None:
             "evaluate perplexity --model m --out o --length 64",
         )
     )
-    assert needle == cli.Evaluate(cli.Needle(**asked))
-    assert multi == cli.Evaluate(cli.MultiNeedle(**asked, needles=4, asked=2))
-    assert perplexity == cli.Evaluate(cli.Perplexity(model="m", out=Path("o"), length=64))
+    assert needle == Evaluate(Needle(**asked))
+    assert multi == Evaluate(MultiNeedle(**asked, needles=4, asked=2))
+    assert perplexity == Evaluate(Perplexity(model="m", out=Path("o"), length=64))
 
 
 def test_the_words_of_the_generate_command() -> None:
     words = ["generate", "text", "--model", "m", "--prompt", "The sea was", "--max-tokens", "32", "--temperature", "0"]
-    assert cli.parse(words) == cli.Generate(
-        what="text", model="m", prompt="The sea was", max_tokens=32, temperature=0.0
-    )
+    assert cli.parse(words) == Generate(what="text", model="m", prompt="The sea was", max_tokens=32, temperature=0.0)
 
 
 def test_the_words_for_a_tokenizer_of_frames() -> None:
@@ -111,12 +114,18 @@ def test_the_words_for_a_tokenizer_of_frames() -> None:
     for words, command in (
         (
             "tokenize in --tokenizer nano --out o --fps 2 --fit pad",
-            cli.Tokenize(**nano, input=Path("in"), fps=2, fit="pad"),
+            Tokenize(**nano, input=Path("in"), fps=2, fit="pad"),
         ),
-        ("reconstruct a.png --tokenizer nano --out o", cli.Reconstruct(**nano, input=Path("a.png"))),
-        ("reconstruct a.mp4 --tokenizer nano --out o --fps 2", cli.Reconstruct(**nano, input=Path("a.mp4"), fps=2.0)),
-        ("evaluate tokenizer --tokenizer nano --out o", cli.Evaluate(cli.Tokenizer(**nano, data="shapes", part="all"))),
-        ("train vqgan-nano --out o --init nano", cli.Train(recipe="vqgan-nano", out=Path("o"), init="nano")),
+        ("reconstruct a.png --tokenizer nano --out o", Reconstruct(**nano, input=Path("a.png"))),
+        (
+            "reconstruct a.mp4 --tokenizer nano --out o --fps 2",
+            Reconstruct(**nano, input=Path("a.mp4"), fps=2.0),
+        ),
+        (
+            "evaluate tokenizer --tokenizer nano --out o",
+            Evaluate(Tokenizer(**nano, data="shapes", part="all")),
+        ),
+        ("train vqgan-nano --out o --init nano", Train(recipe="vqgan-nano", out=Path("o"), init="nano")),
     ):
         assert cli.parse(words.split()) == command
 

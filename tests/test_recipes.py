@@ -106,7 +106,7 @@ def test_recipes_that_need_data_say_so_and_those_that_do_not_too():
 
 
 def test_extend_goes_on_from_a_trained_model_in_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "EXTEND_CORPORA", ("tiny",))
+    monkeypatch.setattr("ringworld.recipes.extension.EXTEND_CORPORA", ("tiny",))
     given = tokenizer()
     start = made.source(given.vocabulary, np.float32, made.config(given.vocabulary))
     write_hugging_face(replace(start, tokenizer=given), tmp_path / "given")

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape, build_mesh
-from ringworld.recipes import VQGAN_NANO
+from ringworld.recipes.vqgan import VQGAN_NANO
 from ringworld.weights.tokenizer import SHIPPED, fingerprint, load_tokenizer, save_tokenizer
 from ringworld.worlds.film import World
 from ringworld.worlds.reader import read
