@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ringworld.attention.decode import CacheType
     from ringworld.generation.model import Model
     from ringworld.mesh import MeshShape
 
@@ -20,13 +21,14 @@ __version__ = version("ringworld")
 __all__ = ["__version__", "load"]
 
 
-def load(model: str | Path, mesh: "MeshShape | None" = None) -> "Model":
+def load(model: str | Path, mesh: "MeshShape | None" = None, cache_type: "CacheType" = "float32") -> "Model":
     """A model, ready to be asked.
 
     Args:
         model: what `ringworld train --out` wrote, of which the newest complete checkpoint is taken; or anything
             else that `--model` takes, such as "smollm2".
         mesh: how to spread the model over all devices, e.g. `MeshShape(sequence=8)`. The default keeps it on one.
+        cache_type: in which keys and values are kept: "float32", "bfloat16" (half of the memory) or "int8" (a quarter).
 
     Raises:
         UserError: no such model, no checkpoint in it, or weights of another shape than its configuration says.
@@ -52,4 +54,5 @@ def load(model: str | Path, mesh: "MeshShape | None" = None) -> "Model":
         context_length=about.context_length,
         rope_scaling=about.rope_scaling,
         frames=frames,
+        cache_type=cache_type,
     )

@@ -24,13 +24,15 @@ from ringworld.data.needles import (
     NeedleExample,
     NeedleSource,
     build_example,
+    chat_phrases,
     phrases,
 )
 from ringworld.data.packing import frame, pack_row
 from ringworld.data.sources import TokenizerConfig
 from ringworld.errors import UserError
-from ringworld.tokens.chat import ChatTemplate, Message, Role
+from ringworld.tokens.chat import LWM_TEMPLATE, ChatTemplate, Message, Role
 from ringworld.tokens.text import TextTokenizer, train_tokenizer
+from ringworld.tokens.vision import VISION_END, VISION_START
 from ringworld.tokens.vocabulary import Vocabulary
 from tokens.test_chat import tokenizer_of
 
@@ -340,3 +342,19 @@ def test_a_tokenizer_that_joins_digits_is_refused() -> None:
     inner.train_from_iterator(["0123456789"] * 9, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet))
     with pytest.raises(UserError, match="needles need a tokenizer that makes one token of each digit"):
         Haystack(TextTokenizer(inner, train_tokenizer(["a"], 300).vocabulary), ["Some text."])
+
+
+def test_chat_wording_costs_few_tokens_and_a_conversation_goes_on() -> None:
+    tokenizer = TokenizerConfig(640, ("tiny",), wording="chat", sentences=30).build()
+    assert tokenizer.chat_template == LWM_TEMPLATE
+    assert [len(tokenizer.encode(mark)) for mark in (VISION_START, VISION_END)] == [1, 1]
+    assert len(set(chat_phrases())) == len(chat_phrases())
+    haystack = Haystack(tokenizer, [text for _, text in load_corpus("tiny")])
+    needles = NeedleSource(haystack, 200, needles=3, asked=2, template="chat", seed=1)
+    ids = needles[0].tokens[1:-1].tolist()
+    assert len(haystack.wording.frames["chat"].tail) == 2
+    template = ChatTemplate(tokenizer)
+    turns: list[Message] = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Nobody."}]
+    asked = template.encode(turns[:1], add_generation_prompt=True)
+    assert template.encode(turns)[: len(asked)] == asked
+    assert tokenizer.decode(ids).count(" ASSISTANT: The special magic") == 2

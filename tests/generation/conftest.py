@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from generation.models import tokenizer
-from ringworld.generation import chat as chat_module
-from ringworld.generation import decode
+from ringworld.generation import decode, memory
 
 EOS = tokenizer().vocabulary.eos
 
@@ -17,7 +16,7 @@ EOS = tokenizer().vocabulary.eos
 @pytest.fixture
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """One size of cache and one of what is read at once, so that all tests share their compiled programs."""
-    monkeypatch.setattr(chat_module, "_LEAST_CAPACITY", 256)
+    monkeypatch.setattr(memory, "_LEAST_CAPACITY", 256)
     monkeypatch.setattr(decode, "_PIECES", (32,))
 
 

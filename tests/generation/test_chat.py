@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from generation.models import random_model, tokenizer
+from ringworld.attention.decode import CacheType
 from ringworld.errors import UserError
-from ringworld.generation import chat as chat_module
-from ringworld.generation import decode
+from ringworld.generation import decode, memory
 from ringworld.generation.chat import Chat
 from ringworld.generation.model import Model
 from ringworld.mesh import MeshShape
@@ -206,25 +206,26 @@ def test_the_cache_grows_with_the_conversation(monkeypatch: pytest.MonkeyPatch, 
     model = random_model()
     calm = "".join(model.chat().say(QUESTIONS[0], max_tokens=90, temperature=1.0, seed=1))
     once = read.copy()
-    monkeypatch.setattr(chat_module, "_LEAST_CAPACITY", 128)
+    monkeypatch.setattr(memory, "_LEAST_CAPACITY", 128)
     chat = model.chat()
     assert "".join(chat.say(QUESTIONS[0], max_tokens=90, temperature=1.0, seed=1)) == calm
     assert read == once * 2  # nothing was read again
     assert len(chat.tokens) > 128
-    assert chat._cache is not None
-    assert chat._cache.segments.shape[1] == 256
+    cache = chat._memory._cache
+    assert cache is not None
+    assert cache.segments.shape[1] == 256
 
 
 def test_keys_turned_for_a_shorter_text_are_made_anew(
     monkeypatch: pytest.MonkeyPatch, read: list[int], tmp_path: Path
 ) -> None:
     """Dynamic scaling turns keys by the length of the text, so those that are there do not fit a longer one."""
-    monkeypatch.setattr(chat_module, "_LEAST_CAPACITY", 128)
+    monkeypatch.setattr(memory, "_LEAST_CAPACITY", 128)
     model = replace(random_model(), rope_scaling=RopeScaling("dynamic", 4.0, 64))
     chat = model.chat()
     list(chat.say(QUESTIONS[0], max_tokens=90))
     assert read[1:] == [128]
-    monkeypatch.setattr(chat_module, "_LEAST_CAPACITY", 256)
+    monkeypatch.setattr(memory, "_LEAST_CAPACITY", 256)
     other = afresh(model, chat, tmp_path / "chat.json")
     assert "".join(chat.say(QUESTIONS[1], max_tokens=8)) == "".join(other.say(QUESTIONS[1], max_tokens=8))
 
@@ -241,7 +242,7 @@ def test_beyond_the_trained_context_there_is_one_note(caplog: pytest.LogCaptureF
 
 
 def test_what_does_not_fit_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_module, "_LEAST_CAPACITY", 2**36)
+    monkeypatch.setattr(memory, "_LEAST_CAPACITY", 2**36)
     chat = random_model().chat()
     with pytest.raises(UserError, match=r"the conversation has no room to go on: .*GiB.*; or begin a new conversation"):
         chat.say(QUESTIONS[0])
@@ -309,6 +310,50 @@ def test_a_saved_conversation_goes_on(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot save the conversation as .*file/chat.json: "):
         chat.save(tmp_path / "file" / "chat.json")
+
+
+def test_what_was_read_is_kept_with_a_conversation(read: list[int], tmp_path: Path) -> None:
+    model = random_model()
+    chat = model.chat()
+    list(chat.say(QUESTIONS[0], max_tokens=4))
+    chat.save(tmp_path / "chat.json", memory=True)
+    before, other = len(read), model.chat()
+    other.load(tmp_path / "chat.json")
+    assert other.tokens == chat.tokens
+    expected = "".join(afresh(model, chat, tmp_path / "again.json").say(QUESTIONS[1], max_tokens=8))
+    assert "".join(other.say(QUESTIONS[1], max_tokens=8)) == expected
+    whole, rest = read[before:]
+    assert whole - rest >= read[0], "the first turn is not read again"
+
+
+def test_what_another_model_read_is_read_anew(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    chat, other = random_model().chat(), random_model(seed=1).chat()
+    list(chat.say(QUESTIONS[0], max_tokens=4))
+    chat.save(tmp_path / "chat.json", memory=True)
+    other.load(tmp_path / "chat.json")
+    assert "of another model" in caplog.text
+    assert other.messages == chat.messages
+    assert other.tokens == []
+
+
+def test_what_cannot_be_kept(tmp_path: Path) -> None:
+    chat = random_model().chat()
+    with pytest.raises(UserError, match="nothing was read yet"):
+        chat.save(tmp_path / "chat.json", memory=True)
+    chat = replace(random_model(), rope_scaling=RopeScaling("dynamic", 4.0, 64)).chat()
+    list(chat.say(QUESTIONS[0], max_tokens=2))
+    with pytest.raises(UserError, match=r"depend on the length of the text \(dynamic NTK\)"):
+        chat.save(tmp_path / "chat.json", memory=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("cache_type", ["bfloat16", "int8"])
+def test_a_cache_in_fewer_bytes(cache_type: CacheType) -> None:
+    chat = replace(random_model(), cache_type=cache_type).chat()
+    list(chat.say(QUESTIONS[0], max_tokens=4))
+    cache = chat._memory._cache
+    assert cache is not None
+    assert cache.keys.cache_type == cache.values.cache_type == cache_type
 
 
 @pytest.mark.parametrize(

@@ -130,3 +130,16 @@ def test_what_was_shown_is_saved_and_opened_again(tmp_path: Path) -> None:
     assert list(again.say("what?", max_tokens=6)) == first
     blind = seeing_model().chat()
     assert list(blind.say("what?", max_tokens=6)) != first, "what is shown must matter"
+
+
+def test_what_was_read_is_kept(tmp_path: Path) -> None:
+    model = random_model()
+    path = tmp_path / "chat.json"
+    terminal = Terminal("/keep", f"/keep {path}", QUESTIONS[0], f"/keep {path}")
+    converse(model.chat(), terminal.read_line, terminal.write, nothing, max_tokens=4)
+    assert "there is no command '/keep'" in terminal.written
+    assert "nothing was read yet" in terminal.written
+    assert f"(saved as {path}, and what was read as {path}.cache)" in terminal.written
+    other = model.chat()
+    other.load(path)
+    assert len(other.tokens) > 4

@@ -32,6 +32,11 @@ _INT8 = jnp.dtype(jnp.int8)
 _STORED: dict[CacheType, Any] = {"float32": jnp.dtype(jnp.float32), "bfloat16": _BITS, "int8": _INT8}
 
 
+def bytes_each(cache_type: CacheType, head_dim: int) -> int:
+    """Of a key or a value of one head."""
+    return head_dim * _STORED[cache_type].itemsize + (4 if cache_type == "int8" else 0)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Slots:

@@ -71,24 +71,26 @@ CITIES = (
 
 def phrases() -> tuple[str, ...]:
     """The fixed wording around contexts, cities and numbers, and the cities: for a tokenizer to make one id of each."""
-    needle, number, _ = _pieces(NEEDLE, " {city}", "{number}")
-    answer, next_answer = (_pieces(text, " {city}")[0] for text in (ANSWER, NEXT_ANSWER))
-    ask, asked = _pieces(" " + QUESTION, " {city}")
     prompts = [_pieces(text, " {context} {question}") for text in (PROMPT, PROMPT_OF_MANY, BARE_PROMPT)]
+    answers = [_pieces(text, " {city}")[0] for text in (ANSWER, NEXT_ANSWER)]
     turn, _ = _pieces(TURN, " {question}")
+    return _wording(answers, turn, [piece for pair in prompts for piece in pair])
+
+
+def chat_phrases() -> tuple[str, ...]:
+    """The like for conversations in the layout of LWM's chat (`tokens.chat.LWM_TEMPLATE`). None of them joins what an
+    answer begins with to what stands before it, so that a conversation may go on."""
+    answer = _pieces(NEXT_ANSWER, " {city}")[0]
+    closings = [_pieces(text, "{context} {question}")[1] for text in (CHAT, CHAT_OF_MANY)]
+    return _wording([answer], "USER:", ["You are a helpful assistant. USER:", " ASSISTANT:", *closings])
+
+
+def _wording(answers: Sequence[str], turn: str, prompts: Sequence[str]) -> tuple[str, ...]:
+    needle, number, _ = _pieces(NEEDLE, " {city}", "{number}")
+    ask, asked = _pieces(" " + QUESTION, " {city}")
     many = _pieces(" " + QUESTIONS_OF_MANY, " {cities}")[0]
-    fixed = [
-        needle,
-        number,
-        answer,
-        next_answer,
-        ask,
-        asked,
-        turn,
-        many,
-        *(piece for pair in prompts for piece in pair),
-    ]
-    return (*dict.fromkeys(fixed), *(f" {city}" for city in CITIES))
+    fixed = dict.fromkeys([needle, number, *answers, ask, asked, turn, many, *prompts])
+    return (*fixed, *(f" {city}" for city in CITIES))
 
 
 def _pieces(text: str, *separators: str) -> list[str]:

@@ -6,35 +6,45 @@ what is trained on or what is held out, and the tokenizer of frames, where there
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ringworld.data.corpora import Part, Text, held_out, load_corpus, split
 from ringworld.data.documents import Document, Source, TextDocuments, read_jsonl, read_text_folder
 from ringworld.data.multimodal import ShardDocuments
-from ringworld.data.needles import DIGITS, Form, Haystack, NeedleSource, Template, phrases
-from ringworld.data.worlds import WorldSourceConfig
+from ringworld.data.needles import DIGITS, Form, Haystack, NeedleSource, Template, chat_phrases, phrases
+from ringworld.data.worlds import WorldSourceConfig, world_sentences
 from ringworld.errors import UserError
+from ringworld.tokens.chat import LWM_TEMPLATE
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer, train_tokenizer
+from ringworld.tokens.vision import VISION_END, VISION_START
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
     """A tokenizer: read from `path` (what a run folder's tokenizer.json is), or else trained.
 
-    It is trained to `size` ids on the train part of `corpora`, and takes in the needle wording, one id a phrase and a
-    city, when `wording` is set.
+    Attributes:
+        size: ids that it is trained to, on the train part of `corpora`
+        sentences: and so many about the shapes world.
+        wording: it takes in the needle wording, one id a phrase and a city. "chat": that of conversations in LWM's
+            layout, which the tokenizer then has as its chat template, and the marks of vision, one id each.
     """
 
     size: int = 1024
     corpora: tuple[str, ...] = ("essays",)
-    wording: bool = True
+    wording: bool | Literal["chat"] = True
     path: str | None = None
+    sentences: int = 0
 
     def build(self) -> TextTokenizer:
         """Raises UserError when the file or a corpus cannot be had."""
         if self.path is not None:
             return TextTokenizer.load(self.path)
-        texts = [text for _, text in _texts(self.corpora, "train")]
+        texts = [*(text for _, text in _texts(self.corpora, "train")), *world_sentences(self.sentences)]
+        if self.wording == "chat":
+            marked = train_tokenizer(texts, self.size, (*chat_phrases(), VISION_START, VISION_END))
+            return TextTokenizer(marked.inner, marked.vocabulary, LWM_TEMPLATE)
         return train_tokenizer(texts, self.size, phrases() if self.wording else ())
 
 

@@ -4,7 +4,7 @@ Document i depends on (seed, part, i) alone. Frames are made and encoded some do
 kept: another pass over a source costs nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -150,3 +150,13 @@ def with_times(frames: Frames, every: int) -> list[str | Frames]:
     if not every:
         return [frames]
     return [part for time, some in timed(len(frames), FPS, every) for part in (time, frames[some])]
+
+
+def world_sentences(count: int) -> Iterator[str]:
+    """So many captions, and questions with their answers, as they are said of the world that is trained on."""
+    world = World()
+    for index in range(count // 3):
+        film = world.film(index, 60)
+        yield f" {caption(world.picture(index))}"
+        yield f" {caption(film.scenes[0])}"
+        yield from (f" {question.text} {question.answer}" for question in questions(film, index, 1))

@@ -1,6 +1,6 @@
-"""`Chat`: a conversation whose cache lives from turn to turn, so that of each turn only the new tokens are read.
+"""`Chat`: a conversation whose memory lives from turn to turn, so that of each turn only the new tokens are read.
 
-What the cache holds is always a beginning of the conversation as the model's own template writes it. Where the past
+What it has read is always a beginning of the conversation as the model's own template writes it. Where the past
 is written differently with the next turn (a template that leaves out old thoughts, an answer whose words make other
 tokens than those it came in), what is still the same is kept and the rest is read anew.
 """
@@ -9,23 +9,21 @@ import json
 import logging
 import os
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ringworld.errors import UserError
 from ringworld.files import write_atomically
-from ringworld.generation import decode
 from ringworld.generation.drawing import Frame, frame_tokenizer_of, pixels
-from ringworld.generation.grammar import Grammar, Place, Reader
+from ringworld.generation.grammar import Grammar, Reader
+from ringworld.generation.memory import Memory
 from ringworld.generation.sampling import Sampler
-from ringworld.mesh import axis_size
-from ringworld.model.cache import Cache, empty_cache, grow, keep
 from ringworld.tokens.chat import ChatTemplate, Message, Part, Role, parts_of
 from ringworld.tokens.vision import timed, vision_ids
 
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
     from ringworld.generation.model import Model
 
 _log = logging.getLogger(__name__)
-_keep = jax.jit(keep, static_argnames="mesh", donate_argnames="cache")
-_grow = jax.jit(grow, static_argnames=("capacity", "mesh"))
 
 
 class Chat:
@@ -68,7 +64,7 @@ class Chat:
     @property
     def tokens(self) -> list[int]:
         """The ids in the cache."""
-        return self._tokens[: self._held]
+        return self._memory.tokens
 
     def show(self, frames: Iterable[Frame], fps: float | int | None = None, every: int = 0) -> int:
         """Shows a picture or a film, which what is said next is about. It is encoded here, once.
@@ -129,14 +125,16 @@ class Chat:
         said = _checked(text)
         content: str | list[Part] = [*self._shown, f" {said}"] if self._shown else said
         messages: list[Message] = [*self._messages, {"role": "user", "content": content}]
-        sampler = self._sampler(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        sampler, stop = chat_sampler(self._model, self._template, **settings)
         tokens = self._template.encode(messages, add_generation_prompt=True)
         if not tokens:
             raise UserError("the model's chat template writes nothing for this conversation: it cannot be asked so")
-        logits = self._read(tokens)
+        with _advised():
+            logits = self._memory.read(tokens)
         self._shown = []
         self._messages = [*messages, {"role": "assistant", "content": ""}]
-        self._answer = self._pieces(logits, max_tokens, sampler)
+        self._answer = self._pieces(logits, max_tokens, sampler, stop)
         return self._answer
 
     def reset(self) -> None:
@@ -144,8 +142,18 @@ class Chat:
         self._stop()
         self._begin_anew(self._opening)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the conversation as JSON, whole or not at all. Raises UserError when it cannot be written."""
+    def save(self, path: str | os.PathLike[str], *, memory: bool = False) -> None:
+        """Writes the conversation as JSON, whole or not at all.
+
+        Args:
+            memory: beside it, in `<path>.cache`, also what the model has read of it, which may be large: `load` need
+                not read it again.
+
+        Raises:
+            UserError: it cannot be written; with memory also as `Memory.save`.
+        """
+        if memory:
+            self._memory.save(_cache_path(path))
         try:
             messages = [_to_json(message) for message in self._messages]
             write_atomically(Path(path), json.dumps({"messages": messages}, ensure_ascii=False, indent=2) + "\n")
@@ -153,7 +161,8 @@ class Chat:
             raise UserError(f"cannot save the conversation as {path}: {error}") from error
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Goes on with a conversation that `save` wrote; the one before is forgotten.
+        """Goes on with a conversation that `save` wrote, and with what was read of it, if that was kept; the one before
+        is forgotten.
 
         Raises:
             UserError: there is no such file, or it holds something else; the conversation is then what it was before.
@@ -167,122 +176,51 @@ class Chat:
             ) from error
         self._stop()
         self._begin_anew(read)
+        if _cache_path(path).is_file():
+            try:
+                self._memory.open(_cache_path(path))
+            except UserError as error:
+                _log.warning("the conversation will be read anew: %s", error)
 
     def _begin_anew(self, messages: list[Message]) -> None:
         self._messages = [message.copy() for message in messages]
         self._shown: list[Part] = []  # since something was said
-        self._warned = False
-        self._drop()
-
-    def _drop(self) -> None:
-        self._cache: Cache | None = None
-        self._tokens: list[int] = []  # as many as the cache holds, or more where reading was interrupted
+        self._memory = Memory(self._model)
 
     def _stop(self) -> None:
         """Ends the answer that is under way."""
         if self._answer is not None:
             self._answer.close()
 
-    @property
-    def _held(self) -> int:
-        """How many of `_tokens` are in the cache for certain."""
-        # An interruption may fall between a compiled function, which uses the old cache up, and the new one's name.
-        if self._cache is None or self._cache.keys.is_deleted():
-            return 0
-        return min(len(self._tokens), int(self._cache.lengths[0]))
-
-    @property
-    def _rows(self) -> int:
-        """Rows of the batch: one and, on a mesh that spreads batches, copies of it."""
-        return axis_size(self._model.mesh, "batch")
-
-    def _read(self, tokens: list[int]) -> Float[Array, "B V"]:
-        """Brings the cache to these ids; logits after the last. What it holds of them is not read again."""
-        held = min(self._held, len(tokens) - 1)  # the last is read in any case, for its logits
-        same = next((i for i in range(held) if tokens[i] != self._tokens[i]), held)
-        if same == 0:
-            self._drop()
-        else:
-            assert self._cache is not None
-            self._cache = _keep(self._cache, jnp.full(self._rows, same, jnp.int32), mesh=self._model.mesh)
-        self._tokens = tokens[:same]
-        self._make_room(len(tokens))
-        return self._extend(tokens[same:])
-
-    def _extend(self, tokens: list[int]) -> Float[Array, "B V"]:
-        assert self._cache is not None
-        self._tokens = [*self._tokens, *tokens]
-        rows = np.tile(np.array(tokens, np.int32), (self._rows, 1))
-        lengths = np.full(self._rows, len(tokens), np.int32)
-        model, logits = self._model, jnp.zeros((self._rows, 0))
-        pieces = decode.read(
-            model.weights, rows, lengths, self._cache, self._frequencies, config=model.config, mesh=model.mesh
-        )
-        for after, cache in pieces:
-            logits, self._cache = after, cache
-        return logits
-
-    def _make_room(self, length: int) -> None:
-        """Sees to it that the cache takes a conversation of so many tokens: doubled until it does."""
-        model = self._model
-        if length > model.context_length and not self._warned:
-            self._warned = True
-            _log.warning(
-                "the conversation has come to %d tokens, %d beyond the %d that the model was trained on: expect less",
-                length,
-                length - model.context_length,
-                model.context_length,
-            )
-        capacity = 0 if self._cache is None else self._cache.segments.shape[1]
-        if length <= capacity:
-            return
-        capacity = max(capacity, decode.bucket(_LEAST_CAPACITY, multiple=model.mesh.shape["sequence"]))
-        while capacity < length:
-            capacity *= 2
-        try:
-            model.require_room(self._rows, capacity, length, 0)
-        except UserError as error:
-            raise UserError(f"the conversation has no room to go on: {error}; or begin a new conversation") from error
-        frequencies = model.frequencies(capacity)
-        if self._cache is not None and np.array_equal(frequencies.turns, self._frequencies.turns):
-            self._cache = _grow(self._cache, capacity=capacity, mesh=model.mesh)
-            return
-        # The first cache; or keys turned by frequencies that depend on the length, and have to be made anew.
-        tokens = self._tokens
-        self._drop()
-        self._frequencies = frequencies
-        self._cache = empty_cache(self._rows, capacity, config=model.config, mesh=model.mesh)
-        if tokens:
-            self._extend(tokens)
-
     def _pieces(
-        self, logits: Float[Array, "B V"], max_tokens: int, sampler: Sampler
+        self, logits: Float[Array, "B V"], max_tokens: int, sampler: Sampler, stop: Array
     ) -> Generator[str | Frame, None, None]:
-        model, answer = self._model, _Answer(self._model, self._messages[-1], sampler.grammar)
-        assert self._cache is not None
-        stop = jnp.int32(self._template.end)
-        state, frames = sampler.grammar.after(np.array(self._tokens))
-        rows = jnp.zeros(self._rows, jnp.int32)
-        state = decode.begin(logits, self._cache, Place(rows + state, rows + frames), sampler, stop)
+        memory, answer = self._memory, _Answer(self._model, self._messages[-1], sampler.grammar)
+        state = memory.begin(logits, sampler, stop)
         for made in range(1, max_tokens + 1):
             token = int(state.token[0])
             if token in self._template.special:
                 break
             if made < max_tokens:  # the device makes the next token while the reader has this one
-                self._make_room(len(self._tokens) + 1)
-                self._tokens.append(token)
-                state = replace(state, cache=self._cache)
-                state = decode.step(
-                    model.weights, state, sampler, stop, self._frequencies, config=model.config, mesh=model.mesh
-                )
-                self._cache = state.cache
+                with _advised():
+                    state = memory.step(state, sampler, stop)
             yield from answer.push(token)
         yield from answer.end()
 
-    def _sampler(self, **settings: Any) -> Sampler:
-        sampler, _ = self._model.sampler(**settings)
-        grammar = sampler.grammar
-        return replace(sampler, grammar=replace(grammar, text=grammar.text.at[self._template.end].set(True)))
+
+def chat_sampler(
+    model: "Model",
+    template: ChatTemplate,
+    *,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> tuple[Sampler, Array]:
+    """How an answer is chosen, and the token that ends it. Raises UserError for a setting outside its range."""
+    sampler, _ = model.sampler(temperature, top_k, top_p, seed)
+    text = sampler.grammar.text.at[template.end].set(True)
+    return replace(sampler, grammar=replace(sampler.grammar, text=text)), jnp.int32(template.end)
 
 
 class _Answer:
@@ -330,6 +268,19 @@ class _Answer:
         self._message["content"] = parts[0] if len(parts) == 1 and isinstance(parts[0], str) else parts
 
 
+@contextmanager
+def _advised() -> Iterator[None]:
+    """Says what can be done in a conversation that has become too long for the memory."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"the conversation has no room to go on: {error}; or begin a new conversation") from error
+
+
+def _cache_path(path: str | os.PathLike[str]) -> Path:
+    return Path(f"{os.fspath(path)}.cache")
+
+
 def _checked(text: str) -> str:
     if not text.strip():
         raise UserError("the message is empty: say something for the model to answer")
@@ -363,7 +314,3 @@ def _part(value: Any) -> Part:
     if not all(type(index) is int for index in ids):
         raise ValueError("what a message shows must be ids")
     return np.array(ids, np.int32)
-
-
-# Tokens that a conversation's first cache takes.
-_LEAST_CAPACITY = 1024

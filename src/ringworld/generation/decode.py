@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int32
 
+from ringworld.attention.decode import CacheType
 from ringworld.errors import UserError
 from ringworld.generation.grammar import Place
 from ringworld.generation.sampling import Sampler
@@ -76,7 +77,7 @@ def _advance(
     )
 
 
-@partial(jax.jit, static_argnames=("capacity", "config", "mesh"))
+@partial(jax.jit, static_argnames=("capacity", "config", "mesh", "cache_type"))
 def start(
     weights: Weights,
     tokens: Int32[Array, "B S"],
@@ -89,6 +90,7 @@ def start(
     capacity: int,
     config: ModelConfig,
     mesh: Mesh,
+    cache_type: CacheType = "float32",
 ) -> Decoding:
     """Reads the prompts, padded on the right to S tokens, and chooses the first token of every row.
 
@@ -98,7 +100,14 @@ def start(
     """
     # An empty row still needs one position to attend to.
     logits, cache = prefill(
-        weights, tokens, jnp.maximum(lengths, 1), capacity=capacity, config=config, frequencies=frequencies, mesh=mesh
+        weights,
+        tokens,
+        jnp.maximum(lengths, 1),
+        capacity=capacity,
+        config=config,
+        frequencies=frequencies,
+        mesh=mesh,
+        cache_type=cache_type,
     )
     made = jnp.zeros((), jnp.int32)
     token = jnp.where(lengths == 0, stop, sampler.choose(logits, place, made))

@@ -3,8 +3,9 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, UInt8
 
+from ringworld.attention.decode import CacheType, bytes_each
 from ringworld.errors import UserError
 from ringworld.generation import decode
 from ringworld.generation.chat import Chat
@@ -25,6 +27,7 @@ from ringworld.model.rope import Frequencies, RopeScaling, rope_frequencies
 from ringworld.model.transformer import Weights
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
+from ringworld.tokens.video import read_video
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +46,8 @@ class Model:
         context_length: tokens of the longest rows that it was trained on. Longer prompts work; how well is for
             evaluation to say.
         frames: its tokenizer of frames; None: it sees none.
+        cache_type: in which it keeps keys and values (see `Slots`): "bfloat16" takes half of the memory of "float32",
+            "int8" a little more than a quarter.
     """
 
     weights: Weights
@@ -53,6 +58,7 @@ class Model:
     context_length: int
     rope_scaling: RopeScaling | None = None
     frames: FrameTokenizer | None = None
+    cache_type: CacheType = "float32"
 
     def frequencies(self, length: int) -> Frequencies:
         """What turns queries and keys in a text of so many tokens."""
@@ -114,6 +120,31 @@ class Model:
         """
         return Chat(self, system)
 
+    def ask(
+        self,
+        shown: str | os.PathLike[str] | Iterable[UInt8[np.ndarray, "H W 3"]],
+        question: str,
+        *,
+        fps: float = 1.0,
+        every: int = 0,
+        max_tokens: int = 128,
+    ) -> str:
+        """The greedy answer to a question about a picture or a film. To ask more than one question about the same, show
+        it to a `chat`, which reads it once.
+
+        Args:
+            shown: a file, or frames of the model's size.
+            fps: frames of a film a second.
+            every: the time stands before every so many seconds of a film; 0: nowhere.
+
+        Raises:
+            UserError: the file cannot be read, or as `Chat.show` and `Chat.say`.
+        """
+        chat = self.chat()
+        frames = read_video(Path(shown), fps, chat.frame_size) if isinstance(shown, str | os.PathLike) else shown
+        chat.show(frames, fps, every)
+        return "".join(piece for piece in chat.say(question, max_tokens=max_tokens) if isinstance(piece, str)).strip()
+
     def draw(self, prompt: str, brush: Brush = Brush()) -> UInt8[np.ndarray, "H W 3"]:
         """A picture of what the prompt says. Raises UserError as `Drawing`."""
         return Drawing(self).draw([prompt], 1, brush)[0][0]
@@ -153,10 +184,14 @@ class Model:
         Raises:
             UserError: as `generate`.
         """
-        sampler, stop = self.sampler(temperature, top_k, top_p, seed)
+        return self.complete(prompts, max_tokens, *self.sampler(temperature, top_k, top_p, seed))
+
+    def complete(
+        self, prompts: Sequence[np.ndarray], max_tokens: int, sampler: Sampler, stop: Array
+    ) -> list[np.ndarray]:
+        """`generate_batch` with a sampler and an end of one's own (see `sampler`)."""
         frequencies = self.frequencies(max(map(len, prompts), default=0) + max_tokens)
         state = self.start(prompts, max_tokens, sampler, stop, frequencies)
-        room = decode.bucket(max_tokens, least=_LEAST_ROOM)
         answers, _ = decode.finish(
             self.weights,
             state,
@@ -164,13 +199,13 @@ class Model:
             sampler,
             stop,
             frequencies,
-            room=room,
+            room=decode.bucket(max_tokens, least=_LEAST_ROOM),
             config=self.config,
             mesh=self.mesh,
         )
-        eos = self.tokenizer.vocabulary.eos
         rows = np.asarray(answers)[: len(prompts), :max_tokens]
-        return [row[: int(np.argmax(row == eos))] if (row == eos).any() else row for row in rows]
+        ends = rows == int(stop)
+        return [row[: int(np.argmax(end))] if end.any() else row for row, end in zip(rows, ends, strict=True)]
 
     def encode(self, prompt: str) -> np.ndarray:
         """bos, where the model has one, and the prompt's ids, int32. Raises UserError when the prompt is empty."""
@@ -270,12 +305,13 @@ class Model:
             capacity=capacity,
             config=self.config,
             mesh=self.mesh,
+            cache_type=self.cache_type,
         )
 
     def require_room(self, rows: int, capacity: int, longest: int, max_tokens: int) -> None:
         """Raises UserError where the cache alone is larger than the memory: better said than killed for."""
-        values = 2 * self.config.layers * rows * capacity * self.config.kv_heads * self.config.head_dim
-        wanted = values * np.dtype(np.float32).itemsize
+        config = self.config
+        wanted = 2 * config.layers * rows * capacity * config.kv_heads * bytes_each(self.cache_type, config.head_dim)
         device = self.mesh.devices.flat[0]
         if device.platform == "cpu":
             there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -18,6 +18,7 @@ COMMANDS = """\
 /video FILE [FPS]  show a film, so many frames of it a second (1)
 /reset             begin anew
 /save FILE         write the conversation into a file
+/keep FILE         the same, and what was read of it into FILE.cache: --resume FILE need not read it again
 /help              say this
 /quit              end
 ctrl-C             stop the answer
@@ -107,6 +108,9 @@ def _obey(chat: Chat, line: str, write: Callable[[str], None], every: int) -> bo
         case "/save", path if path:
             chat.save(Path(path).expanduser())
             write(f"(saved as {path})\n")
+        case "/keep", path if path:
+            chat.save(Path(path).expanduser(), memory=True)
+            write(f"(saved as {path}, and what was read as {path}.cache)\n")
         case "/image", path if path:
             chat.show(read_image(Path(path).expanduser(), chat.frame_size)[None])
             write(f"(shown: {path})\n")

@@ -13,6 +13,8 @@ from jaxtyping import Int32, Integer
 
 from ringworld.tokens.vocabulary import Vocabulary
 
+VISION_START, VISION_END = "<vision>", "</vision>"  # as text, which is one id or several
+
 
 def frame_ids(
     codes: Integer[np.ndarray, "F h w"], vocabulary: Vocabulary, *, last: bool = True

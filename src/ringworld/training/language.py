@@ -22,6 +22,7 @@ from ringworld.model.rope import RopeScaling, rope_frequencies
 from ringworld.model.transformer import Weights
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
+from ringworld.tokens.vision import VISION_END, VISION_START
 from ringworld.tokens.vqgan import VqganConfig
 from ringworld.training.curriculum import Course, Metrics, Purpose, Recipe, Stage, at_least, choose, differences
 from ringworld.training.step import (
@@ -146,7 +147,7 @@ def _tokenizer(recipe: LanguageRecipe, run: Path, frames: FrameTokenizer | None)
 
 def _seeing(tokenizer: TextTokenizer, frames: VqganConfig) -> TextTokenizer:
     """The same text with the codes of frames behind it, between what `<vision>` and `</vision>` are as text."""
-    start, end = (tuple(tokenizer.encode(mark)) for mark in ("<vision>", "</vision>"))
+    start, end = (tuple(tokenizer.encode(mark)) for mark in (VISION_START, VISION_END))
     return tokenizer.of(tokenizer.vocabulary.seeing(frames.quantizer.codes, frames.grid, frames.grid, start, end))
 
 
