@@ -1,27 +1,40 @@
 """The command line: what it says, and with which status it ends. What the commands do is tested where it is done."""
 
+import json
 import os
 import pty
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ringworld
 from ringworld import cli
-from ringworld.cli.evaluate import Evaluate, MultiNeedle, Needle, Perplexity, Tokenizer
-from ringworld.cli.generate import Generate
+from ringworld.cli.evaluate import (
+    Evaluate,
+    Film,
+    Generation,
+    MultiNeedle,
+    Needle,
+    Perplexity,
+    Tokenizer,
+    VideoNeedle,
+    Vqa,
+)
+from ringworld.cli.generate import Chat, Generate
 from ringworld.cli.media import Reconstruct, Tokenize
-from ringworld.cli.train import Train
-from ringworld.cli.values import Devices
+from ringworld.cli.train import Convert, Train
+from ringworld.cli.values import Devices, OfModel
 from ringworld.data.tokenized import TokenizedDocuments
 from ringworld.errors import UserError
 from ringworld.recipes import RECIPES
-from ringworld.tokens.images import read_image
+from ringworld.tokens.images import read_image, write_image
 from ringworld.tokens.video import video_info, write_video
 from ringworld.weights.tokenizer import save_tokenizer
 from ringworld.worlds.film import World
@@ -104,9 +117,168 @@ def test_the_words_of_the_evaluate_command() -> None:
     assert perplexity == Evaluate(Perplexity(model="m", out=Path("o"), length=64))
 
 
+def test_the_words_for_a_model_that_sees() -> None:
+    asked: dict[str, Any] = {"model": "m", "out": Path("o")}
+    for words, command in (
+        (
+            "video-needle --lengths 64,600 --depths 3 --rounds 1 --form when --every 15 --part heldout --seed 4",
+            VideoNeedle(
+                **asked, lengths=(64, 600), depths=3, rounds=1, form="when", every=15, part="heldout", seed=4
+            ),
+        ),
+        (
+            "film --films 3 --frames 32 --scene 8 --things 1,2 --asked 4 --kinds what,passed --every 8",
+            Film(
+                **asked, films=3, frames=32, scene=(8, 8), things=(1, 2), asked=4, kinds=("what", "passed"), every=8
+            ),
+        ),
+        (
+            "vqa --data q.jsonl --fps 2 --max-frames 8 --question-first --no-instructed --bad-share 0.5",
+            Vqa(
+                **asked, data=Path("q.jsonl"), fps=2.0, max_frames=8, question_first=True, instructed=False,
+                bad_share=0.5,
+            ),
+        ),
+        (
+            "generation --count 8 --frames 4 --things 1,3 --guidance 1,2.5,4 --temperature 0.5 --seed 2 --batch 4",
+            Generation(
+                **asked, count=8, frames=4, things=(1, 3), guidance=(1.0, 2.5, 4.0), temperature=0.5, seed=2, batch=4
+            ),
+        ),
+        ("perplexity --data codes/ --every 15", Perplexity(**asked, data="codes/", every=15)),
+    ):  # fmt: skip
+        assert cli.parse(f"evaluate {words} --model m --out o".split()) == Evaluate(command)
+
+
+class Mute:
+    """Answers with one word, and draws nothing on grey, whatever it is asked."""
+
+    fingerprint, context_length, frame_size, tokens_per_frame = "mute", 1024, 32, 17
+
+    def __init__(self, model: object) -> None:
+        assert model == "the model"
+
+    def answer(self, conversations: Sequence[object], max_tokens: int) -> list[str]:
+        return ["grey"] * len(conversations)
+
+    def draw(self, prompts: Sequence[str], frames: int, brush: object) -> list[np.ndarray]:
+        return [np.full((frames, 32, 32, 3), 140, np.uint8)] * len(prompts)
+
+
+@pytest.fixture
+def mute(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Who answers and draws is `Mute`."""
+    monkeypatch.setattr(OfModel, "load", lambda self, many_rows: "the model")
+    monkeypatch.setattr("ringworld.generation.answering.Answering", Mute)
+    monkeypatch.setattr("ringworld.generation.drawing.Drawing", Mute)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "files"),
+    [
+        (
+            "video-needle --lengths 16 --depths 2 --rounds 1 --form clip",
+            r"0\.0% right of 2 answers; see .*/video-needle-clip\.json and \.png\n",
+            {"video-needle-clip.json", "video-needle-clip.png"},
+        ),
+        (
+            "film --films 1 --frames 16 --asked 3 --kinds ground",
+            r" +seen +held out\nfilms +1 +1\nquestions +3 +3\nall .*\nground .*\nsee .*/film\.json\n",
+            {"film.json"},
+        ),
+        (
+            "vqa --data DATA/q.jsonl --bad-share 1",
+            r"50\.0% right of 2 answers; 1 pictures and films cannot be read; see .*/vqa\.json\n",
+            {"vqa.json"},
+        ),
+        (
+            "generation --count 1 --guidance 1,2",
+            r"(?s) +guidance 1 +guidance 1 +guidance 2 .*\nguidance 1 is the best .*\nsee .*/generation\.json and .*",
+            {"generation.json", "generation", "generation-1.png", "generation-2.png"},
+        ),
+    ],
+)
+def test_what_a_model_sees_and_draws_is_evaluated(
+    words: str, said: str, files: set[str], mute: object, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    write_image(data / "a.png", np.zeros((32, 32, 3), np.uint8))
+    lines = [("a.png", "Grey"), ("a.png", "red"), ("nowhere.png", "grey")]
+    (data / "q.jsonl").write_text(
+        "".join(f'{{"media": "{name}", "question": "?", "answer": "{answer}"}}\n' for name, answer in lines)
+    )
+    command = f"evaluate {words.replace('DATA', str(data))} --model m --out {out}"
+    assert cli.main(command.split()) == 0
+    assert re.fullmatch(said, capsys.readouterr().out)
+    assert {path.name for path in out.iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    "words", ["video-needle --lengths 1", "film --frames 0", "vqa --data nowhere.jsonl", "generation --count 0"]
+)
+def test_that_a_model_cannot_see_is_said_before_all_else(
+    words: str, mute: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def blind(self: Mute, model: object) -> None:
+        raise UserError("this model reads and writes text alone")
+
+    mute.setattr(Mute, "__init__", blind)
+    assert cli.main(f"evaluate {words} --model m --out {tmp_path / 'out'}".split()) == 2
+    assert capsys.readouterr().err == "ringworld: this model reads and writes text alone\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_words_of_the_generate_command() -> None:
     words = ["generate", "text", "--model", "m", "--prompt", "The sea was", "--max-tokens", "32", "--temperature", "0"]
     assert cli.parse(words) == Generate(what="text", model="m", prompt="The sea was", max_tokens=32, temperature=0.0)
+
+
+def test_the_words_of_the_convert_and_chat_commands() -> None:
+    assert cli.parse(["convert", "a.jsonl", "codes", "--fields", "[caption],vision", "--bad-share", "0.1"]) == Convert(
+        model="a.jsonl", target=Path("codes"), fields="[caption],vision", bad_share=0.1
+    )
+    assert cli.parse(["chat", "--model", "m", "--template", "lwm"]) == Chat(model="m", template="lwm")
+
+
+def test_lwms_data_become_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = tmp_path / "data.jsonl", tmp_path / "codes"
+    good = {"caption": "a cat", "vision": [*range(8192 - 256, 8192)], "fields": "[caption],vision"}
+    lines = [good, {**good, "vision": [*range(8192 - 255, 8193)]}, {"caption": "a dog"}, good]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert cli.main(["convert", str(data), str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"ringworld: 2 of 4 lines of {data} are malformed ({data}:2: 'vision' has 256 numbers, and")
+    assert f"{data}:3: 'fields' must be a spec of fields" in said
+    assert said.endswith("more than the 1.00% allowed; mend them or allow a larger bad_share\n")
+    assert not out.exists()
+    words = ["convert", str(data), str(out), "--bad-share", "0.5"]
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == f"2 documents in {out}; 2 left out, see {out / 'bad.jsonl'}\n"
+    assert [document.spans[0].text for document in TokenizedDocuments(out)] == ["a cat", "a cat"]
+    assert cli.main([*words[:2], str(tmp_path / "texts"), "--fields", "caption"]) == 0
+    assert capsys.readouterr().out == f"4 documents in {tmp_path / 'texts'}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("convert smollm2 out --fields caption", "--fields is for a .jsonl of LWM's data, and smollm2 is none"),
+        ("convert a.jsonl out --to lwm", "a.jsonl is data, which becomes shards: leave --to lwm out"),
+        ("convert a.jsonl out --fields caption", "cannot read a.jsonl: No such file or directory"),
+        ("convert a.jsonl out --fields a,,b", "the fields 'a,,b' have '': there must be a name"),
+        ("chat --model m --template gpt", "invalid choice 'gpt' for argument '--template'"),
+    ],
+)
+def test_what_cannot_be_converted_is_one_sentence(
+    words: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words.split()) == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert shown.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_words_for_a_tokenizer_of_frames() -> None:
@@ -142,8 +314,10 @@ def test_the_words_for_a_tokenizer_of_frames() -> None:
         ("train debug --out o --steps x", "Error parsing --steps: must be a whole number, 0 or more; got 'x'"),
         ("train debug --out o --steps -1", "Error parsing --steps: must be a whole number, 0 or more; got '-1'"),
         ("train debug --out o more", "Unrecognized options: more"),
-        ("evaluate", "Missing subcommand: Expected one of {needle, multi-needle, perplexity, tokenizer}."),
+        ("evaluate", "Missing subcommand: Expected one of {needle, multi-needle, perplexity, video-needle, film, vqa"),
         ("evaluate needle --model m --out o --lengths 1,x", "must be a whole number, 0 or more; got 'x'"),
+        ("evaluate film --model m --out o --things 1,2,3", "must be a whole number, or the smallest and the largest"),
+        ("evaluate generation --model m --out o --guidance 1,much", "must be a number; got 'much'"),
         (
             "generate text --model m --prompt p --temperature hot",
             "Error parsing --temperature: must be a number; got 'hot'",
@@ -374,6 +548,8 @@ def test_a_tokenizer_is_evaluated(small: Path, tmp_path: Path) -> None:
         ("train vqgan-nano --init SMALL --out OUT", "vqgan-nano cannot begin with the weights of"),
         ("train vqgan-lwm --out OUT", "vqgan-lwm trains on your own pictures and films"),
         ("train debug --init nowhere --out OUT", "there is no model nowhere: give a folder"),
+        ("train vision-8k --out OUT", "vision-8k trains on pictures, films and texts of your own: name a folder"),
+        ("train vision-8k --data . --out OUT", "vision-8k trains on image-text, video-text, text, and there is no"),
         ("train debug --stages 8k --out OUT", "debug has stages of its own and does not take --stages"),
         ("train extend --stages 8k --out OUT", "extend goes on from a trained model"),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ringworld.files import write_atomically, write_folder_atomically
+from ringworld.files import appearing_folder, is_free, write_atomically, write_folder_atomically
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
@@ -37,3 +37,21 @@ def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch):
     (path.parent / "file").touch()
     with pytest.raises(OSError, match="file"):
         write_folder_atomically(path.parent / "file", {"a": b"third"})
+
+
+def test_a_folder_appears_when_it_is_done(tmp_path):
+    path = tmp_path / "new" / "folder"
+    assert is_free(path)
+    with pytest.raises(ZeroDivisionError), appearing_folder(path) as folder:
+        (folder / "a").write_text(str(1 / 0))
+    assert list(path.parent.iterdir()) == []
+    path.mkdir()
+    assert is_free(path)
+    with appearing_folder(path) as folder:
+        (folder / "a").touch()
+        assert is_free(path)
+    assert [p.name for p in path.iterdir()] == ["a"]
+    assert not is_free(path)
+    with pytest.raises(OSError, match="folder"), appearing_folder(path):
+        pass
+    assert [p.name for p in path.parent.iterdir()] == ["folder"]

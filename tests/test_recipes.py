@@ -1,5 +1,6 @@
 """Named runs: what they say, and that LWM's 7B ones hold together by shape."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,18 @@ import pytest
 from generation.models import tokenizer
 from ringworld import recipes
 from ringworld.data.packing import Batch
-from ringworld.data.sources import NeedleSourceConfig, TokenizerConfig
+from ringworld.data.sources import JsonlConfig, NeedleSourceConfig, ShardsConfig, TokenizerConfig
+from ringworld.data.tokenized import TextSpan, TokenizedDocument, TokenizedSpan, VisionSpan, shard_name, write_shard
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.rope import rope_frequencies
+from ringworld.tokens.vocabulary import LWM
+from ringworld.training.curriculum import Recipe
 from ringworld.training.loop import train
 from ringworld.training.step import abstract_state, make_step
 from ringworld.weights.hugging_face import write_hugging_face
 from ringworld.weights.models import open_model
+from ringworld.weights.portable import write_portable
 from weights import made
 
 PAPER = {  # LWM, stage 1: tokens in a row, theta, steps, warm-up, tokens in all (billions)
@@ -46,19 +51,140 @@ def test_lwms_stages_have_the_papers_numbers(name):
 @pytest.mark.parametrize("name", PAPER)
 def test_a_7b_step_of_every_length_has_a_shape(name):
     """The whole step, traced without a number: weights sharded, rows of up to a million tokens, no array of [S, S]."""
-    recipe = recipes.build(name, data=Path("books"))
+    assert_step_has_a_shape(recipes.build(name, data=Path("books")), (slice(0, 32_000),))
+
+
+def assert_step_has_a_shape(recipe: Recipe, slices: tuple[slice, ...]) -> None:
+    """Of the last stage."""
     stage = recipe.stages[-1]
     mesh = build_mesh(MeshShape(fsdp=-1, tensor=2, sequence=2 if stage.mesh and stage.mesh.sequence > 1 else 1))
     state = abstract_state(recipe.model, recipe.optimizer, mesh)
     rows = jax.ShapeDtypeStruct((stage.batch_size, stage.sequence_length), jnp.int32)
     batch = Batch(rows, rows, rows, rows, jax.ShapeDtypeStruct(rows.shape, jnp.float32))
-    step = make_step(recipe.model, recipe.optimizer, mesh, (slice(0, 32_000),), recipe.precision)
+    step = make_step(recipe.model, recipe.optimizer, mesh, slices, recipe.precision)
     frequencies = rope_frequencies(stage.rope_theta, recipe.model.head_dim)
     after, metrics = jax.eval_shape(step, state, batch, frequencies, np.float32(4e-5))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert {name: x.shape for name, x in metrics.items()} == {
         "loss": (), "accuracy": (), "gradient_norm": (), "skipped": ()
     }  # fmt: skip
+
+
+VISION = {  # LWM, stage 2: tokens in a row, steps, warm-up, tokens in all (billions), tensor, sequence
+    "vision-1k": (1024, 45_000, 1000, 363, 1, 1),
+    "vision-8k": (8192, 14_000, 500, 107, 1, 1),
+    "vision-32k": (32_768, 1200, 100, 10, 4, 1),
+    "vision-128k": (131_072, 450, 50, 3.5, 8, 1),
+    "vision-1m": (1_048_576, 50, 5, 0.4, 16, 4),
+}
+CHATS = ("image-generation", "image-understanding", "video-generation", "video-understanding")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for name in ("image-text", "video-text", "text", *CHATS):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_lwms_stages_of_vision_have_the_papers_numbers(name: str, data: Path) -> None:
+    recipe = recipes.build(name, data=data)
+    stage = recipe.stages[-1]
+    length, steps, warmup, billions, tensor, sequence = VISION[name]
+    assert (stage.sequence_length, stage.steps, stage.warmup_steps) == (length, steps, warmup)
+    assert (stage.rope_theta, stage.units_per_step) == (5e7, 2**23)
+    assert stage.steps * stage.units_per_step / 1e9 == pytest.approx(billions, rel=0.1)
+    assert stage.mesh == MeshShape(fsdp=-1, tensor=tensor, sequence=sequence)
+    pairs = name in ("vision-1k", "vision-8k")
+    rates = [stage.learning_rate_at(step) for step in (warmup - 1, steps - 1)]
+    assert rates == pytest.approx([6e-4, 6e-5] if pairs else [8e-5, 8e-5])
+    assert [f"vision-{s.name}" for s in recipe.stages] == list(VISION)[: len(recipe.stages)]
+    assert (recipe.model.vocabulary_size, recipe.softmax) == (40_448, "modality")
+    shares = {Path(source.path).name: share for source, share in stage.sources}
+    if pairs:
+        assert shares["text"] == 0.16
+        assert sum(shares.values()) == pytest.approx(1)
+        assert all(0 < source.swap < 1 for source, _ in stage.sources if isinstance(source, ShardsConfig))
+    else:
+        assert shares == dict.fromkeys(CHATS, 0.25)
+    assert (stage.mixing, stage.normalization) == ("rows", "modality")
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_a_7b_step_of_vision_of_every_length_has_a_shape(name: str, data: Path) -> None:
+    assert_step_has_a_shape(recipes.build(name, data=data), LWM.modalities)
+
+
+def test_what_the_data_of_vision_lack_is_said(data: Path) -> None:
+    with pytest.raises(
+        UserError, match="vision-1k trains on pictures, films and texts of your own: name a folder with"
+    ):
+        recipes.build("vision-1k")
+    for name in ("text", "video-text", "video-generation"):
+        (data / name).rmdir()
+    with pytest.raises(UserError, match=r"vision-1k trains on image-text, text, and there is no .*data/text: docs"):
+        recipes.build("vision-1k", data=data)
+    (data / "text.jsonl").touch()
+    first = recipes.build("vision-1k", data=data).stages[0]
+    assert first.sources[-1] == (JsonlConfig(str(data / "text.jsonl")), 0.16)
+    with pytest.raises(UserError, match=r"there is no .*data/video-text, .*data/video-generation: docs/data.md"):
+        recipes.build("vision-1m", data=data)
+
+
+def test_a_model_of_text_is_given_lwms_vision(data: Path, tmp_path: Path) -> None:
+    given = tokenizer()
+    start = made.source(given.vocabulary, np.float32, made.config(given.vocabulary))
+    write_hugging_face(replace(start, tokenizer=given), tmp_path / "given")
+    recipe = recipes.build("vision-1k", data=data, init=str(tmp_path / "given"))
+    assert recipe.model == replace(start.description.config, vocabulary_size=400 + 8448)
+    assert (recipe.tokenizer, recipe.frames) == (None, str(data / "vqgan"))
+    with pytest.raises(UserError, match=r"there is no tokenizer .*data/vqgan: give .* LWM's vqgan, or the name"):
+        recipe.learner(tmp_path / "run")
+    (data / "frames.safetensors").touch()
+    assert recipes.build("vision-1k", data=data).frames == str(data / "frames.safetensors")
+    # One that sees keeps its ids, and its own tokenizer of frames, which stands beside its weights.
+    sees = replace(start, tokenizer=given.of(given.vocabulary.seeing(4, 2, 2, (3,), (4,))))
+    about = replace(
+        start.description, vocabulary=sees.tokenizer.vocabulary, config=made.config(sees.tokenizer.vocabulary)
+    )
+    seeing = made.source(sees.tokenizer.vocabulary, np.float32)
+    write_portable(replace(seeing, tokenizer=sees.tokenizer, frames=data / "frames.safetensors"), tmp_path / "seeing")
+    again = recipes.build("vision-1k", data=data, init=str(tmp_path / "seeing"))
+    assert (again.model, again.tokenizer, again.frames) == (about.config, None, None)
+
+
+@pytest.mark.slow
+def test_all_kinds_of_data_of_vision_are_trained_on(data: Path, tmp_path: Path) -> None:
+    """The recipe as it is but for its sizes, and with the small tokenizer of frames."""
+    codes = np.random.default_rng(0).integers(0, 4096, (3, 4, 4)).astype(np.int32)
+    picture, film = VisionSpan(codes[:1]), VisionSpan(codes, 4.0)
+    for shown, kind in ((picture, "image"), (film, "video")):
+        asked, answered = replace(shown, role="user"), replace(shown, role="assistant")
+        documents: dict[str, tuple[TokenizedSpan, ...]] = {
+            f"{kind}-text": (TextSpan("a circle"), shown),
+            f"{kind}-generation": (TextSpan("Generate a circle", role="user"), answered),
+            f"{kind}-understanding": (TextSpan("What?\n", role="user"), asked, TextSpan("A circle", role="assistant")),
+        }
+        for name, spans in documents.items():
+            write_shard(data / name / shard_name(0), [TokenizedDocument("made", spans)] * 10)
+    for number in range(10):
+        (data / "text" / f"{number}.txt").write_text("The keeper counted the lamps. " * 100)
+    given = tokenizer()
+    start = made.source(given.vocabulary, np.float32, made.config(given.vocabulary))
+    write_hugging_face(replace(start, tokenizer=given), tmp_path / "given")
+    recipe = recipes.build("vision-32k", data=data, init=str(tmp_path / "given"))
+    stages = tuple(
+        replace(stage, sequence_length=256, batch_size=8, steps=2, warmup_steps=1, mesh=None) for stage in recipe.stages
+    )
+    train(
+        replace(recipe, stages=stages, frames="nano", mesh=MeshShape(data=8)), tmp_path / "run", log=lambda line: None
+    )
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["stage"] for record in records] == ["1k", "1k", "8k", "8k", "32k", "32k"]
+    assert all(np.isfinite(record["loss"]) and not record["skipped"] for record in records)
+    about = open_model(tmp_path / "run").description
+    assert (about.vocabulary.vision_size, about.draws_unasked, about.rope_theta) == (8448, True, 5e7)
 
 
 def test_the_nano_curriculum_doubles_length_and_theta():

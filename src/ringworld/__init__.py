@@ -55,4 +55,5 @@ def load(model: str | Path, mesh: "MeshShape | None" = None, cache_type: "CacheT
         rope_scaling=about.rope_scaling,
         frames=frames,
         cache_type=cache_type,
+        draws_unasked=about.draws_unasked,
     )

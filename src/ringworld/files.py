@@ -39,6 +39,27 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+@contextmanager
+def appearing_folder(path: Path) -> Iterator[Path]:
+    """A folder that takes its place at `path` when the block is left in peace, and is gone when it is not.
+
+    Raises:
+        OSError: as `replacing`; or there is something at `path` that is not an empty folder.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        folder = Path(temporary) / path.name  # not the temporary one itself, which is for its owner alone
+        folder.mkdir()
+        yield folder
+        folder.rename(path)
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing is there but, perhaps, an empty folder."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
 def write_folder_atomically(path: Path, files: Mapping[str, bytes]) -> None:
     """Writes a folder of these files under another name and renames it. One that is there already, by another process
     that was faster, stays.
@@ -46,17 +67,13 @@ def write_folder_atomically(path: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         OSError: as `replacing`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
-        folder = Path(temporary) / path.name  # not the temporary one itself, which is for its owner alone
-        folder.mkdir()
-        for name, content in files.items():
-            with (folder / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        try:
-            folder.rename(path)
-        except OSError:
-            if not path.is_dir():
-                raise
+    try:
+        with appearing_folder(path) as folder:
+            for name, content in files.items():
+                with (folder / name).open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+    except OSError:
+        if not path.is_dir():
+            raise

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 
 from data.test_worlds import TEXT
-from ringworld.data.conversations import conversation, vision_alone
+from golden.chat_renderings import TEMPLATES
+from ringworld.data.conversations import LongReading, conversation, vision_alone
 from ringworld.errors import UserError
 from ringworld.tokens.chat import LWM_TEMPLATE, ChatTemplate, Message
 from ringworld.tokens.text import TextTokenizer, train_tokenizer
 from ringworld.tokens.vision import vision_ids
+from tokens.test_chat import tokenizer_of
 
 PICTURE = vision_ids(np.arange(16).reshape(1, 4, 4), TEXT.vocabulary)
 TURNS: list[Message] = [
@@ -52,3 +54,22 @@ def test_a_tokenizer_that_joins_a_prompt_and_its_answer_is_refused() -> None:
     turns: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     with pytest.raises(UserError, match="written in other tokens once the conversation goes on"):
         conversation(turns, ChatTemplate(tokenizer), tokenizer.vocabulary)
+
+
+@pytest.mark.parametrize("name", ["lwm", *TEMPLATES])
+def test_what_is_read_long_is_the_conversation_put_together(name: str) -> None:
+    tokenizer = TEXT if name == "lwm" else tokenizer_of(name)
+    template, vocabulary = ChatTemplate(tokenizer), tokenizer.vocabulary
+    asked = [("Where is it?", "in the attic"), ("How many are there?", "12"), ("Which colour has it?", "red")]
+    shown = ["It was a long story. ", PICTURE, " It ended here."]
+    messages: list[Message] = []
+    for question, answer in asked:
+        before = [] if messages else [*shown, "\n"]
+        messages += [{"role": "user", "content": [*before, question]}, {"role": "assistant", "content": answer}]
+    whole = conversation(messages, template, vocabulary)
+    reading = LongReading(template, vocabulary)
+    (question, answer), *others = asked
+    built = reading.document([reading.opening(shown, question, answer), *(reading.following(*one) for one in others)])
+    assert built.tokens.tolist() == whole.tokens.tolist()
+    np.testing.assert_array_equal(built.weights, whole.weights)
+    assert built.weights.sum() == pytest.approx(3)

@@ -139,6 +139,106 @@ def test_no_document_waits_forever_or_comes_twice() -> None:
     assert used / (12 * len(rows)) > 0.85
 
 
+LONG = (3, 50, 9, 1, 97, 5, 4)
+
+
+@pytest.mark.parametrize("length", [6, 12, 40, 99])
+def test_long_documents_are_cut_and_the_others_stay_whole(length: int) -> None:
+    batches = list(loader(Numbered(21, LONG), policy="split long", sequence_length=length, batch_size=1, prefetch=0))
+    targets = np.concatenate([b.targets[0][b.weights[0] > 0] for b in batches]).tolist()
+    assert len(targets) == 3 * sum(size + 1 for size in LONG)  # each token but bos once, and each eos
+    assert sorted(t for t in targets if t >= 100) == list(range(100, 121))
+    for batch in batches:
+        for segment in range(1, batch.segments[0].max() + 1):
+            piece = batch.tokens[0][batch.segments[0] == segment]
+            numbers = [int(t) - 100 for t in piece if t >= 100]
+            if numbers and LONG[numbers[0] % 7] + 2 <= length:
+                assert piece.tolist() == [1, *Numbered(21, LONG)[numbers[0]].tokens.tolist(), 2]
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 12), st.integers(6, 40))
+def test_long_documents_go_on_bit_for_bit(stop: int, length: int) -> None:
+    def fresh() -> PackedLoader:
+        return loader(Numbered(lengths=LONG), policy="split long", sequence_length=length)
+
+    whole, first, second = take(fresh(), stop + 6), fresh(), fresh()
+    take(first, stop)
+    second.set_state(json.loads(json.dumps(first.get_state())))
+    assert_same(take(second, 6), whole[stop:])
+
+
+def kinds(batches: list[Batch]) -> np.ndarray:
+    """Of each row, the sources of its documents: hundreds of their first tokens."""
+    found = []
+    for batch in batches:
+        for row in batch.tokens:
+            (kind,) = {int(token) // 1_000_000 for token in row.tolist() if token >= 100}
+            found.append(kind)
+    return np.array(found).reshape(len(batches), -1)
+
+
+def apart(shares: tuple[float, ...] = (0.7, 0.2, 0.1), *, longest: int = 40, **changes: Any) -> PackedLoader:
+    sources = [
+        mix([Numbered(size, lengths, first=k * 1_000_000 + 100)], [1.0], seed=k)
+        for k, (size, lengths) in enumerate([(50, (3, 9, 1)), (7, (longest,)), (30, (2, 2))][: len(shares)])
+    ]
+    settings: dict[str, Any] = {"batch_size": 4, "sequence_length": 12, "vocabulary": VOCABULARY, "seed": 3} | changes
+    return PackedLoader(*sources, shares=shares, **settings)
+
+
+def test_documents_of_different_sources_can_have_rows_of_their_own() -> None:
+    rows = kinds(take(apart(longest=7, batch_size=1), 1009))
+    assert np.bincount(rows.ravel()).tolist() == [706, 202, 101]
+    columns = kinds(take(apart(longest=7), 80)).T
+    assert all(len(set(column.tolist())) == 3 for column in columns)
+
+
+def test_rows_of_their_own_visit_every_document_once_a_pass() -> None:
+    batches = take(apart((0.5, 0.5), batch_size=1), 400)
+    numbers = [int(t) for b in batches for t in b.tokens[0].tolist() if 100 <= t < 1_000_000]
+    passes = [sorted(numbers[i : i + 50]) for i in range(0, len(numbers) - 50, 50)]
+    assert passes
+    assert all(one == list(range(100, 150)) for one in passes)
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(0, 12), st.sampled_from(["split", "split long"]), st.sampled_from([0, 2]))
+def test_rows_of_their_own_go_on_bit_for_bit(stop: int, policy: Policy, prefetch: int) -> None:
+    whole = take(apart(policy=policy, prefetch=prefetch), stop + 6)
+    first, second = apart(policy=policy, prefetch=prefetch), apart(policy=policy, prefetch=prefetch)
+    take(first, stop)
+    take(second, 3)
+    second.set_state(json.loads(json.dumps(first.get_state())))
+    assert second.get_state() == first.get_state()
+    assert_same(take(second, 6), whole[stop:])
+    halves = [apart(policy=policy, rows=range(2)), apart(policy=policy, rows=range(2, 4))]
+    for half in halves:
+        half.set_state(first.get_state())
+    parts = [take(half, 6) for half in halves]
+    joined = [jax.tree.map(lambda a, b: np.concatenate([a, b]), *pair) for pair in zip(*parts, strict=True)]
+    assert_same(joined, whole[stop:])
+
+
+def test_a_state_of_an_earlier_version_serves() -> None:
+    source = loader()
+    take(source, 3)
+    state = source.get_state()
+    assert state["batches"] == 3
+    del state["batches"]
+    resumed = loader()
+    resumed.set_state(state)
+    assert_same(take(resumed, 3), take(source, 3))
+
+
+def test_what_cannot_have_rows_of_its_own() -> None:
+    settings: dict[str, Any] = {"batch_size": 4, "sequence_length": 8, "vocabulary": VOCABULARY}
+    with pytest.raises(ValueError, match="a share for each, got 2 sources and 1 shares"):
+        PackedLoader(Numbered(), Numbered(), **settings)
+    with pytest.raises(ValueError, match=r"take endless sources \(mix\)"):
+        PackedLoader(Numbered(), Numbered(9), shares=(1.0, 1.0), **settings)
+
+
 def test_a_state_in_the_middle_of_a_document() -> None:
     source = loader(Numbered(lengths=(50,)), batch_size=1)
     take(source, 2)

@@ -7,8 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringworld.data.documents import Document, read_jsonl
-from ringworld.data.lwm_jsonl import Field, InLine, convert_lwm_jsonl, parse_fields, read_lwm_jsonl
+from ringworld.data.documents import Document
+from ringworld.data.jsonl import read_jsonl
+from ringworld.data.lwm_jsonl import (
+    Field,
+    InLine,
+    LwmDocuments,
+    convert_lwm_jsonl,
+    parse_fields,
+    read_lwm_jsonl,
+    shards_of_lwm_jsonl,
+)
+from ringworld.data.multimodal import ShardDocuments
 from ringworld.data.packing import frame
 from ringworld.errors import UserError
 from ringworld.tokens.text import train_tokenizer
@@ -21,7 +31,7 @@ VOCABULARY = Vocabulary(
 TEXT = train_tokenizer(["a red circle"], 280)
 TOKENIZER = TEXT.of(VOCABULARY)
 EOF, EOV = 16, 17  # as files count them
-PAIR = {"caption": "red", "title": "a", "vision": [1, 2, 3, 4, 5, 6]}
+PAIR = {"caption": "red", "title": "a", "empty": "", "vision": [1, 2, 3, 4, 5, 6]}
 FRAMES = [270, 271, 281, 282, 283, 296, 284, 285, 286, 297, 272]
 
 
@@ -47,18 +57,20 @@ def expected(*parts: tuple[str | list[int], float]) -> list[tuple[int, float]]:
         ("[caption],vision", [("red", 0.0), (FRAMES, 1.0)]),
         ("[vision],caption", [(FRAMES, 0.0), ("red", 1.0)]),
         ("[title+caption]", [("a red", 0.0)]),
+        ("[title],empty", [("a", 0.0)]),
+        ("caption,[vision]", [("red", 1.0), (FRAMES, 0.0)]),
         ("title,[<|eos|>],<|bos|>,caption", [("a", 1.0), ([2], 0.0), ([1], 1.0), ("red", 1.0)]),
     ],
 )
 def test_a_spec_makes_the_tokens_and_the_loss_mask_of_lwm(tmp_path: Path, fields: str, parts: Any) -> None:
     documents = read_lwm_jsonl(write(tmp_path, PAIR), fields, TOKENIZER)
     assert pairs(documents[0]) == expected(*parts)
-    assert (len(documents), documents.skipped, documents.warnings) == (1, (), ())
+    assert (len(documents), documents.lines.skipped, documents.lines.warnings) == (1, (), ())
 
 
 def test_modalities_are_those_of_the_ids(tmp_path: Path) -> None:
     document = read_lwm_jsonl(write(tmp_path, PAIR), "caption,vision", TOKENIZER)[0]
-    assert [span.modality for span in document.spans] == ["text", "text", "vision", "text", "text"]
+    assert [span.modality for span in document.spans] == ["text", "text", "vision", "text"]
 
 
 def test_codes_with_their_terminators_are_the_same_vision(tmp_path: Path) -> None:
@@ -66,7 +78,7 @@ def test_codes_with_their_terminators_are_the_same_vision(tmp_path: Path) -> Non
     documents = read_lwm_jsonl(path, "vision", TOKENIZER)
     assert pairs(documents[0]) == expected((FRAMES, 1.0))
     assert pairs(documents[1]) == expected(([*FRAMES[:5], 297, 272], 1.0))
-    assert documents.sizes.tolist() == [len(line) for line in path.read_bytes().splitlines(True) if line.strip()]
+    assert documents.lines.sizes.tolist() == [len(line) for line in path.read_bytes().splitlines(True) if line.strip()]
 
 
 def test_the_spec_in_the_line(tmp_path: Path) -> None:
@@ -119,7 +131,7 @@ def test_malformed_lines_name_file_and_line(tmp_path: Path, line: Any, reason: s
         read_lwm_jsonl(path, "caption,vision", TOKENIZER)
     documents = read_lwm_jsonl(path, "caption,vision", TOKENIZER, bad_share=0.5)
     assert [pairs(documents[index]) for index in range(2)] == [expected(("red", 1.0), (FRAMES, 1.0))] * 2
-    assert (len(documents), len(documents.skipped)) == (2, 1)
+    assert (len(documents), len(documents.lines.skipped)) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -178,14 +190,14 @@ def test_a_bos_or_eos_that_the_spec_has_stands_once_and_the_log_says_so(
         documents = read_lwm_jsonl(path, "<|bos|>,caption,<|eos|>", TOKENIZER)
     assert pairs(documents[1])[1:] == expected(("red", 1.0))[1:]
     assert [token for token, _ in pairs(documents[1])].count(1) == 1
-    (warning,) = documents.warnings
+    (warning,) = documents.lines.warnings
     assert warning == (
         f"{path}:1: its fields begin with <|bos|>, which LWM writes twice; "
         "its fields end with <|eos|>, which LWM writes twice"
     )
     assert f"read otherwise than by LWM: {path}:1: " in caplog.text
     lines = write(tmp_path, *({**PAIR, "fields": spec} for spec in ("caption", "caption,<|eos|>", "<|bos|>,title")))
-    assert [one.split(": ")[0] for one in read_lwm_jsonl(lines, InLine(), TOKENIZER).warnings] == [
+    assert [one.split(": ")[0] for one in read_lwm_jsonl(lines, InLine(), TOKENIZER).lines.warnings] == [
         f"{lines}:2",
         f"{lines}:3",
     ]
@@ -211,9 +223,9 @@ def test_files_without_documents(tmp_path: Path) -> None:
 def test_converted_files_are_read_as_the_same_documents(tmp_path: Path) -> None:
     path = write(tmp_path, *[{**PAIR, "fields": ["[caption],vision", "[vision],title+caption"]}] * 9, "{")
     out = tmp_path / "out.jsonl"
-    ours = convert_lwm_jsonl(path, out, InLine(), TOKENIZER, bad_share=0.1)
-    theirs = read_jsonl(out, TOKENIZER)
-    assert (len(ours), len(theirs), len(ours.skipped), theirs.skipped) == (9, 9, 1, ())
+    lines = convert_lwm_jsonl(path, out, InLine(), TOKENIZER, bad_share=0.1)
+    ours, theirs = LwmDocuments(lines, TOKENIZER), read_jsonl(out, TOKENIZER)
+    assert (len(ours), len(theirs), len(lines.skipped), theirs.skipped) == (9, 9, 1, ())
     for index in range(9):
         assert pairs(ours[index]) == pairs(theirs[index])
         for one, other in zip(ours[index].spans, theirs[index].spans, strict=True):
@@ -227,3 +239,62 @@ def test_converted_files_are_read_as_the_same_documents(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="malformed"):
         convert_lwm_jsonl(path, bad, InLine(), TOKENIZER)
     assert not bad.exists()
+
+
+SPECS = [
+    "[caption],vision",
+    "[vision],title+caption",
+    "caption,[vision]",
+    "[title],caption,<|eos|>,[title],caption",
+    "title,[<|eos|>],<|bos|>,caption",
+    "<|bos|>,title,[<|eos|>]",
+    "[title],empty",
+]
+
+
+def test_shards_hold_the_same_documents(tmp_path: Path) -> None:
+    path = write(tmp_path, *[{**PAIR, "fields": spec} for spec in SPECS for _ in range(40)], "{", "")
+    done: list[tuple[int, int]] = []
+    lines = shards_of_lwm_jsonl(
+        path, tmp_path / "out", InLine(), VOCABULARY, bad_share=0.1, progress=lambda *n: done.append(n)
+    )
+    assert (len(lines), done) == (280, [(256, 280), (280, 280)])
+    ours, shards = read_lwm_jsonl(path, InLine(), TOKENIZER, bad_share=0.1), ShardDocuments(tmp_path / "out", TOKENIZER)
+    assert len(shards) == 280
+    for index in range(0, 280, 13):
+        assert pairs(shards[index]) == pairs(ours[index])
+    (bad,) = [json.loads(line) for line in (tmp_path / "out" / "bad.jsonl").read_text().splitlines()]
+    assert bad["source"] == "a.jsonl:281"
+    assert bad["reason"].startswith("not JSON (")
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "bad.jsonl",
+        "documents-00000.array_record",
+        "documents-00001.array_record",
+    ]
+
+
+def test_pairs_can_be_swapped_and_texts_dropped_once_they_are_shards(tmp_path: Path) -> None:
+    path = write(tmp_path, *[PAIR] * 5)
+    shards_of_lwm_jsonl(path, tmp_path / "out", "[caption],vision", VOCABULARY)
+    swapped = ShardDocuments(tmp_path / "out", TOKENIZER, swap=1.0)[0]
+    assert pairs(swapped) == expected((FRAMES, 0.0), ("red", 1.0))
+    assert pairs(ShardDocuments(tmp_path / "out", TOKENIZER, drop_text=1.0)[0]) == expected((FRAMES, 1.0))
+
+
+def test_shards_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, PAIR)
+    with pytest.raises(UserError, match="malformed"):
+        shards_of_lwm_jsonl(write(tmp_path, "{"), tmp_path / "out", "caption", VOCABULARY)
+    write(tmp_path, PAIR)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ringworld.data.lwm_jsonl.write_shard", full)
+        with pytest.raises(UserError, match=r"cannot write .*out: No space left on device"):
+            shards_of_lwm_jsonl(path, tmp_path / "out", "caption", VOCABULARY)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
+    shards_of_lwm_jsonl(path, tmp_path / "out", "caption", VOCABULARY)
+    with pytest.raises(UserError, match=r"out is there already, and is not an empty folder"):
+        shards_of_lwm_jsonl(path, tmp_path / "out", "caption", VOCABULARY)

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -5,12 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from generation.models import frame_tokenizer
 from ringworld.data.documents import Document
-from ringworld.data.multimodal import ShardDocuments, vision_spans
+from ringworld.data.multimodal import ShardDocuments, model_spans, vision_spans
 from ringworld.data.packing import frame, pack_row
 from ringworld.data.sources import ShardsConfig
-from ringworld.data.tokenized import TextSpan, TokenizedDocument, VisionSpan, write_shard
+from ringworld.data.tokenized import MarkSpan, TextSpan, TokenizedDocument, TokenizedSpan, VisionSpan, write_shard
 from ringworld.errors import UserError
+from ringworld.tokens.chat import ChatTemplate, Message, Role
 from ringworld.tokens.text import train_tokenizer
 from ringworld.tokens.vision import vision_ids, visions
 from ringworld.tokens.vocabulary import Vocabulary
@@ -35,7 +38,7 @@ def picture(trained: bool | float | None = None) -> VisionSpan:
     return film(1, None, trained)
 
 
-def shards(folder: Path, *documents: tuple[TextSpan | VisionSpan, ...], each: int = 3) -> Path:
+def shards(folder: Path, *documents: tuple[TokenizedSpan, ...], each: int = 3) -> Path:
     made = [TokenizedDocument(f"films/{number}.mp4", spans) for number, spans in enumerate(documents)]
     for first in range(0, len(made), each):
         write_shard(folder / f"documents-{first:05}.array_record", made[first : first + each])
@@ -149,10 +152,8 @@ def test_clocks_stand_between_the_parts_of_a_film(
 @settings(deadline=None, max_examples=50)
 @given(st.integers(2, 40), st.sampled_from([0.3, 1.0, 2.0, 23.976, 29.97]), st.integers(1, 7))
 def test_every_frame_comes_after_its_clock(frames: int, fps: float, every: int) -> None:
-    documents = object.__new__(ShardDocuments)
-    documents._tokenizer, documents._every = TOKENIZER, every
     clock, seen = 0, 0
-    for span in documents._spans(VisionSpan(codes(frames), fps), 1.0):
+    for span in model_spans(VisionSpan(codes(frames), fps), 1.0, TOKENIZER, every):
         if span.modality == "text" and ":" in (text := TOKENIZER.decode(span.ids)):
             minutes, seconds = text.split(":")
             clock = 60 * int(minutes) + int(seconds)
@@ -168,6 +169,80 @@ def test_a_picture_has_no_clock_and_a_film_without_fps_is_refused(tmp_path: Path
     folder = shards(tmp_path / "b", (film(2, None),))
     with pytest.raises(UserError, match=r"made of films/0.mp4, has a film of 2 frames that does not say its fps"):
         ShardDocuments(folder, TOKENIZER, every=1)
+
+
+def said_by(role: Role, span: TextSpan | VisionSpan) -> TokenizedSpan:
+    return (
+        TextSpan(span.text, None, role) if isinstance(span, TextSpan) else VisionSpan(span.codes, span.fps, None, role)
+    )
+
+
+DRAWING = (said_by("user", TextSpan("a red circle")), said_by("assistant", picture()))
+ASKING = (said_by("user", TextSpan("red?\n")), said_by("user", film(2)), said_by("assistant", TextSpan("a circle")))
+
+
+def test_conversations_are_what_the_template_makes_of_them(tmp_path: Path) -> None:
+    documents = ShardDocuments(shards(tmp_path, DRAWING, ASKING), TOKENIZER)
+    template = ChatTemplate(TOKENIZER)
+    drawn, shown = vision_ids(codes(1), VOCABULARY), vision_ids(codes(2), VOCABULARY)
+    expected: list[list[Message]] = [
+        [{"role": "user", "content": "a red circle"}, {"role": "assistant", "content": [drawn]}],
+        [{"role": "user", "content": ["red?\n", shown]}, {"role": "assistant", "content": "a circle"}],
+    ]
+    for index, messages in enumerate(expected):
+        assert documents[index].tokens.tolist() == template.encode(messages)
+        asked = template.encode(messages[:1], add_generation_prompt=True)
+        weights = documents[index].weights
+        assert weights[: len(asked)].tolist() == [0] * len(asked)
+        assert weights[len(asked) :].tolist() == pytest.approx(
+            [1 / (len(weights) - len(asked))] * len(weights[len(asked) :])
+        )
+
+
+def test_words_are_left_out_of_conversations_that_ask_for_a_vision_alone(tmp_path: Path) -> None:
+    more = (*DRAWING, said_by("assistant", TextSpan("there")))
+    again = (*DRAWING, *DRAWING)
+    like = (said_by("user", picture()), *DRAWING)
+    alone = DRAWING[1:]
+    folder = shards(tmp_path, *[DRAWING] * 80, ASKING, more, again, like, alone, each=50)
+    documents = ShardDocuments(folder, TOKENIZER, drop_text=0.25, seed=1)
+    bare = [VOCABULARY.bos, *vision_ids(codes(1), VOCABULARY), VOCABULARY.eos]
+    dropped = [documents[index].tokens.tolist() == bare for index in range(80)]
+    assert 8 < sum(dropped) < 32
+    assert dropped == [documents[index].tokens.tolist() == bare for index in range(80)]
+    first = documents[dropped.index(True)]
+    assert first.weights[:3].tolist() == [0, 0, 0]
+    assert first.weights.sum() == pytest.approx(1)
+    always, never = (ShardDocuments(folder, TOKENIZER, drop_text=share) for share in (1.0, 0.0))
+    for index in range(80, 84):
+        assert always[index].tokens.tolist() == never[index].tokens.tolist()
+    assert never[84].tokens.tolist() == bare
+
+
+def test_a_conversation_of_which_a_part_is_nobodys(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"document 0 of .* is a conversation in which nobody says one of its spans"):
+        ShardDocuments(shards(tmp_path, (*DRAWING, TextSpan("red"))), TOKENIZER)
+
+
+def test_marks_are_tokens_where_they_stand(tmp_path: Path) -> None:
+    spans = (TextSpan("red", False), MarkSpan("eos", True), MarkSpan("bos", False), TextSpan("a", True))
+    document = ShardDocuments(shards(tmp_path, spans), TOKENIZER)[0]
+    red, a = TOKENIZER.encode("red"), TOKENIZER.encode("a")
+    assert document.tokens.tolist() == [*red, VOCABULARY.eos, VOCABULARY.bos, *a]
+    assert document.weights.tolist() == [0.0] * len(red) + [1.0, 0.0] + [1.0] * len(a)
+
+
+def test_shards_of_another_tokenizer_of_frames_are_refused(tmp_path: Path) -> None:
+    """Its codes may all be possible, and mean something else."""
+    folder, frames = shards(tmp_path, (picture(),)), frame_tokenizer()
+    for said in (None, {"tokenizer": frames.fingerprint}, {"tokenizer": None}, "not an object"):
+        if said is not None:
+            (folder / "tokenize.json").write_text(json.dumps(said))
+        assert len(ShardDocuments(folder, TOKENIZER, frames=frames)) == 1
+    (folder / "tokenize.json").write_text(json.dumps({"tokenizer": "0123"}))
+    with pytest.raises(UserError, match=f"another tokenizer of frames than the model's made {folder}, so its codes"):
+        ShardsConfig(str(folder)).build(TOKENIZER, 64, 0, frames=frames)
+    assert len(ShardsConfig(str(folder)).build(TOKENIZER, 64, 0)) == 1
 
 
 @pytest.mark.parametrize(

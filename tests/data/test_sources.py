@@ -5,7 +5,16 @@ import pytest
 
 from ringworld.data.corpora import Part, load_corpus, split
 from ringworld.data.documents import Source
-from ringworld.data.sources import CorpusConfig, JsonlConfig, NeedleSourceConfig, TextFolderConfig, TokenizerConfig
+from ringworld.data.sources import (
+    CorpusConfig,
+    JsonlConfig,
+    NeedleSourceConfig,
+    ShardsConfig,
+    TextFolderConfig,
+    TokenizerConfig,
+    draws_unasked,
+)
+from ringworld.data.worlds import WorldSourceConfig
 from ringworld.errors import UserError
 
 TOKENIZER = TokenizerConfig(450, ("tiny",)).build()
@@ -53,6 +62,23 @@ def test_json_lines_hold_out_by_number(tmp_path: Path) -> None:
     assert len(JsonlConfig(str(path), bad_share=0.2).build(TOKENIZER, 64, 0, "train")) == 8
     with pytest.raises(UserError, match=f"{path}:11: not JSON"):
         JsonlConfig(str(path)).build(TOKENIZER, 64, 0, "train")
+
+
+def test_who_knows_of_pictures_that_no_words_ask_for() -> None:
+    sources = {
+        ShardsConfig("a", swap=0.5): True,
+        ShardsConfig("a", drop_text=0.1): True,
+        WorldSourceConfig("draw", without_words=0.1): True,
+        WorldSourceConfig("draw"): False,
+        WorldSourceConfig("describe", without_words=0.1): False,
+        NeedleSourceConfig(): False,
+        CorpusConfig(): False,
+        TextFolderConfig("a"): False,
+        ShardsConfig("a"): None,
+        JsonlConfig("a"): None,
+        "another": None,
+    }
+    assert {source: draws_unasked(source) for source in sources} == sources
 
 
 def test_too_little_to_hold_out(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from ringworld.data import tokenize as job
 from ringworld.data.tokenize import tokenize
 from ringworld.data.tokenized import (
+    MarkSpan,
     TextSpan,
     TokenizedDocument,
     TokenizedDocuments,
@@ -68,6 +69,11 @@ def test_records_come_back():
     assert again.spans[0] == document.spans[0]
     np.testing.assert_array_equal(again.spans[1].codes, codes)
     assert (again.source, again.spans[1].fps, again.spans[2].fps, again.spans[2].trained) == ("a.mp4", 2.0, None, False)
+    roles = TokenizedDocument(
+        "b", (TextSpan("a", role="user"), VisionSpan(codes, role="assistant"), MarkSpan("eos", 0.5))
+    )
+    text, vision, mark = from_record(to_record(roles)).spans
+    assert (text, mark, vision.role, vision.trained) == (roles.spans[0], roles.spans[2], "assistant", None)
     for wrong in (b"", b"\xc1", b"\x81\xa1a\x01", to_record(document)[:-3]):
         with pytest.raises(ValueError, match="not a tokenised document"):
             from_record(wrong)
@@ -96,9 +102,25 @@ def test_a_folder_becomes_documents(media, tmp_path, tokenizer):
     np.testing.assert_array_equal(documents[-1].spans[0].codes[0], tokenizer.encode(noise(4)[None])[0])
 
 
+def test_conversations_keep_who_says_and_shows_what(tmp_path, tokenizer):
+    write_image(tmp_path / "media" / "a.png", noise(0))
+    answer = {"role": "assistant", "content": [{"text": "Here: "}, {"image": "a.png"}]}
+    line = {"messages": [{"role": "user", "content": "Draw noise."}, answer]}
+    bad = {"messages": [{"role": "user", "content": "Draw noise."}]}
+    (tmp_path / "media" / "b.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(bad))
+    summary = tokenize(tmp_path / "media" / "b.jsonl", tokenizer, tmp_path / "out", fingerprint="x", bad_share=0.5)
+    (document,) = TokenizedDocuments(tmp_path / "out")
+    assert document.spans[:2] == (TextSpan("Draw noise.", role="user"), TextSpan("Here: ", role="assistant"))
+    assert (document.spans[2].role, document.spans[2].trained) == ("assistant", None)
+    np.testing.assert_array_equal(document.spans[2].codes, tokenizer.encode(noise(0)[None]))
+    assert summary.bad == (
+        ("b.jsonl:2", 'not a raw document ("messages" must have an answer, what an assistant says or shows)'),
+    )
+
+
 def test_many_shards_hold_the_same_as_one(media, tmp_path, tokenizer, monkeypatch):
     tokenize(media, tokenizer, tmp_path / "one", fingerprint="x")
-    monkeypatch.setattr(job, "_SHARD", 3)
+    monkeypatch.setattr(job, "SHARD", 3)
     tokenize(media, tokenizer, tmp_path / "three", fingerprint="x", workers=1)
     one, three = (TokenizedDocuments(tmp_path / name) for name in ("one", "three"))
     assert (len(one.paths), len(three.paths)) == (1, 3)
@@ -109,7 +131,7 @@ def test_many_shards_hold_the_same_as_one(media, tmp_path, tokenizer, monkeypatc
 
 
 def test_what_is_done_is_not_done_again(media, tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(job, "_SHARD", 3)
+    monkeypatch.setattr(job, "SHARD", 3)
     out = tmp_path / "out"
     tokenize(media, tokenizer, out, fingerprint="x")
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.array_record")}
@@ -206,7 +228,7 @@ from ringworld.mesh import use_cpu_devices
 use_cpu_devices(1)
 import jax
 from data import test_tokenize as this
-this.job._SHARD = 1
+this.job.SHARD = 1
 mesh = this.build_mesh(this.MeshShape())
 own = this.FrameTokenizer(jax.device_put(this.draw(this.SMALL)), this.SMALL, mesh, 8)
 this.tokenize(Path(sys.argv[1]), own, Path(sys.argv[2]), fingerprint="x")
@@ -221,7 +243,7 @@ def test_a_job_killed_at_any_moment_goes_on(media, tmp_path, tokenizer, monkeypa
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    monkeypatch.setattr(job, "_SHARD", 1)
+    monkeypatch.setattr(job, "SHARD", 1)
     tokenize(media, tokenizer, out, fingerprint="x")
     tokenize(media, tokenizer, tmp_path / "whole", fingerprint="x")
     assert all(map(equal, TokenizedDocuments(out), TokenizedDocuments(tmp_path / "whole")))
@@ -230,7 +252,7 @@ def test_a_job_killed_at_any_moment_goes_on(media, tmp_path, tokenizer, monkeypa
 
 
 def test_a_full_disk_is_one_sentence_and_what_was_done_stays(media, tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(job, "_SHARD", 3)
+    monkeypatch.setattr(job, "SHARD", 3)
     out = tmp_path / "out"
     written: list[Path] = []
 

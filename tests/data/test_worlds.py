@@ -17,9 +17,10 @@ from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer, train_tokenizer
 from ringworld.tokens.vision import visions
 from ringworld.weights.tokenizer import load_tokenizer
-from ringworld.worlds.film import Part, World
+from ringworld.worlds.film import Part, World, is_new_at
 from ringworld.worlds.language import caption, questions
 from ringworld.worlds.reader import read
+from ringworld.worlds.shapes import place
 
 
 def text_tokenizer() -> TextTokenizer:
@@ -113,6 +114,33 @@ def test_a_film_is_asked_about_at_the_times_that_stand_in_it(nano: FrameTokenize
         assert f"USER: {question.text} ASSISTANT: {question.answer}" in words
     assert [len(vision.codes) for vision in visions(document.tokens, TEXT.vocabulary)] == [4, 4, 4]
     assert document.weights.sum() == pytest.approx(3)
+
+
+def test_kinds_of_questions_are_chosen_and_a_film_has_one(nano: FrameTokenizer) -> None:
+    config = WorldSourceConfig(
+        "ask", frames=(8, 8), things=(2, 3), scene=4, every=4, asked=2, kinds=("passed", "minute"), documents=50
+    )
+    source = documents(config, nano)
+    for index in range(4):
+        words = said(source[index])
+        assert "What passed between 0:0" in words or "Between which times did the" in words
+    with pytest.raises(
+        UserError, match=r"in 100 films of 8 frames nothing can be asked of the kinds passed: take longer"
+    ):
+        documents(replace(config, kinds=("passed",), things=(1, 1)), nano)[0]
+
+
+@pytest.mark.parametrize("part", ["train", "heldout"])
+def test_places_are_held_out_where_they_are_asked_to_be(nano: FrameTokenizer, part: Part) -> None:
+    source = documents(WorldSourceConfig("draw", frames=(1, 2), heldout="place"), nano, part)
+    for index in range(6):
+        world = World(3, part, 1, 1, heldout="place")
+        (first,) = [
+            scene.acts[0]
+            for scene in (world.picture(index), world.scene(index, 2))
+            if caption(scene) in said(source[index])
+        ]
+        assert part == "train" or any(is_new_at(first.thing, word) for word in (place(first.x, first.y),))
 
 
 def test_a_document_depends_on_its_number_alone(nano: FrameTokenizer) -> None:

@@ -9,18 +9,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from evaluation.inks import inks
 from ringworld.errors import UserError
-from ringworld.evaluation.drawn import (
-    Drawing,
-    DrawnResult,
-    contact_sheet,
-    evaluate_drawn,
-    score_film,
-    score_picture,
-)
-from ringworld.worlds.film import Act, Scene, World
+from ringworld.evaluation.drawn import Drawing, DrawnResult, evaluate_drawn, score_film, score_picture
+from ringworld.generation.drawing import Brush
+from ringworld.worlds.film import Act, HeldOut, Scene, World, is_new_at
 from ringworld.worlds.language import caption
-from ringworld.worlds.shapes import Placed, Thing, draw
+from ringworld.worlds.shapes import Placed, Thing, draw, place
 
 SIZE = 64
 RED_RING = Thing("small", "red", "ring")
@@ -163,63 +158,96 @@ def test_noise_is_read_and_wrong():
 
 @dataclass
 class Painter:
-    """Draws the picture or film of which a caption tells, always on a sand ground if it is told so."""
+    """Draws the picture or film of which a caption tells, always on a sand ground if it is told so, or if its guidance
+    is not among the `faithful`.
+    """
 
     fingerprint: str = "painter"
     sand: bool = False
+    faithful: tuple[float, ...] = (2.0,)
     seed: int = 0
     things: tuple[int, int] = (1, 1)
+    heldout: HeldOut = "ground"
     calls: list[tuple[int, int]] = field(default_factory=list)
+    prompts: dict[float, list[str]] = field(default_factory=dict)
 
-    def draw(
-        self, prompts: Sequence[str], frames: int, *, guidance: float, temperature: float, seed: int
-    ) -> list[np.ndarray]:
-        assert (guidance, temperature) == (2.0, 0.5)
-        self.calls.append((len(prompts), seed))
-        return [self._film(prompt, frames) for prompt in prompts]
+    def draw(self, prompts: Sequence[str], frames: int, brush: Brush) -> list[np.ndarray]:
+        assert brush.temperature == 0.5
+        self.calls.append((len(prompts), brush.seed))
+        self.prompts.setdefault(brush.guidance, []).extend(prompts)
+        return [self._film(prompt, frames, self.sand or brush.guidance not in self.faithful) for prompt in prompts]
 
-    def _film(self, words: str, frames: int) -> np.ndarray:
+    def _film(self, words: str, frames: int, sand: bool) -> np.ndarray:
         for part in ("train", "heldout"):
             for index in range(40):
-                world = World(self.seed, part, *self.things)
+                world = World(self.seed, part, *self.things, heldout=self.heldout)
                 scene = world.picture(index) if frames == 1 else world.scene(index, frames)
                 if caption(scene) == words:
-                    scene = replace(scene, ground="sand") if self.sand else scene
+                    scene = replace(scene, ground="sand") if sand else scene
                     return filmed(scene, frames)
         raise AssertionError(words)
 
 
 def run(out: Path, model: Painter, **changes: Any) -> DrawnResult:
-    settings = {"count": 5, "batch": 2, "guidance": 2.0, "temperature": 0.5, "console": Console(quiet=True)}
+    settings = {"count": 5, "batch": 2, "guidance": [2.0], "temperature": 0.5, "console": Console(quiet=True)}
     return evaluate_drawn(model, out, **(settings | changes))
 
 
 @pytest.mark.parametrize("frames", [1, 6])
 def test_an_evaluation_writes_scores_drawings_and_a_sheet(tmp_path, frames):
-    name = "drawn" if frames == 1 else "drawn-film"
+    name = "generation" if frames == 1 else "generation-film"
     model = Painter()
     result = run(tmp_path, model, frames=frames)
     assert [count for count, _ in model.calls] == [2, 2, 1, 2, 2, 1]
     assert len({seed for _, seed in model.calls[:3]}) == 3
-    assert result.share("train", "all") == result.share("heldout", "all") == 1.0
+    assert result.share(2.0, "train", "all") == result.share(2.0, "heldout", "all") == 1.0
     content = json.loads((tmp_path / f"{name}.json").read_text())
-    assert [content["summary"][part]["drawings"] for part in ("seen", "held out")] == [5, 5]
-    assert ("object" in content["summary"]["seen"]) == ("motion" in content["summary"]["seen"]) == (frames > 1)
+    shares = content["summary"]["by_guidance"]["2"]
+    assert [shares[part]["drawings"] for part in ("seen", "held out")] == [5, 5]
+    assert ("object" in shares["seen"]) == ("motion" in shares["seen"]) == (frames > 1)
     assert len(content["cases"]) == 10
-    (first, *_) = sorted((tmp_path / name).glob("seen-*.png"))
+    (first, *_) = sorted((tmp_path / name / "guidance-2").glob("seen-*.png"))
     world = World(0, "train", 1, 1)
     scene = world.picture(0) if frames == 1 else world.scene(0, frames)
     np.testing.assert_array_equal(np.asarray(Image.open(first)), np.concatenate([*filmed(scene, frames)], axis=1))
-    sheet = np.asarray(Image.open(tmp_path / f"{name}.png"))
-    assert colours(sheet) == {"right"}
-    for line in str(result).splitlines()[1:-1]:
+    sheet = np.asarray(Image.open(tmp_path / f"{name}-2.png"))
+    assert inks(sheet) == {"right"}
+    for line in str(result).splitlines()[3:]:
         assert line.split()[1:] == ["100.0%", "100.0%"]
 
 
-def colours(sheet: np.ndarray) -> set[str]:
-    """Which of the captions' two colours there are on a sheet of frames on sand, in a frame neither occurs."""
-    named = {"right": (24, 120, 52), "wrong": (190, 32, 38)}
-    return {name for name, colour in named.items() if (sheet == np.array(colour)).all(-1).any()}
+def test_several_guidances_draw_the_same_captions_and_stand_side_by_side(tmp_path):
+    model = Painter(faithful=(2.5, 4.0))
+    result = run(tmp_path, model, guidance=[4.0, 1.0, 2.5])
+    assert model.prompts[1.0] == model.prompts[2.5] == model.prompts[4.0]
+    assert result.guidances == [1.0, 2.5, 4.0]
+    assert result.best == 2.5  # the smaller of two that are equally good
+    grounds = [result.share(guidance, "train", "ground") for guidance in result.guidances]
+    assert grounds[0] != 1.0
+    assert grounds[1:] == [1.0, 1.0]
+    head, parts, *_ = str(result).splitlines()
+    assert head.split() == [f"{word}" for guidance in ("1", "2.5", "4") for word in ("guidance", guidance) * 2]
+    assert parts.split() == ["seen", "held", "out"] * 3
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "generation.json", "generation", "generation-1.png", "generation-2.5.png", "generation-4.png"
+    }  # fmt: skip
+    assert {path.name: len([*path.iterdir()]) for path in (tmp_path / "generation").iterdir()} == {
+        "guidance-1": 10, "guidance-2.5": 10, "guidance-4": 10
+    }  # fmt: skip
+    content = json.loads((tmp_path / "generation.json").read_text())
+    assert content["summary"]["best_guidance"] == 2.5
+    assert [*content["summary"]["by_guidance"]] == ["1", "2.5", "4"]
+    assert content["cases"][0]["guidance"] == 1.0
+
+
+def test_another_guidance_is_added_to_what_is_there(tmp_path):
+    at_once = run(tmp_path / "once", Painter(), guidance=[1.0, 2.0])
+    run(tmp_path / "later", Painter())
+    model = Painter()
+    assert run(tmp_path / "later", model, guidance=[1.0]) == at_once
+    assert [*model.prompts] == [1.0]
+    name = "generation.json"
+    assert (tmp_path / "later" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
 
 
 def test_scenes_in_which_things_hide_each_other_are_not_asked_for(tmp_path):
@@ -230,12 +258,23 @@ def test_scenes_in_which_things_hide_each_other_are_not_asked_for(tmp_path):
     assert all(drawing.right for drawing in result.drawings)
 
 
+def test_what_is_held_out_can_be_things_at_places(tmp_path):
+    result = run(tmp_path, Painter(heldout="place"), heldout="place")
+    assert result.share(2.0, "heldout", "all") == 1.0
+    for drawing in result.drawings:
+        act = World(0, drawing.part, 1, 1, heldout="place").picture(drawing.index).acts[0]
+        assert is_new_at(act.thing, place(act.x, act.y)) == (drawing.part == "heldout")
+        assert place(act.x, act.y) in drawing.caption
+    with pytest.raises(UserError, match="heldout place there, ground now"):
+        run(tmp_path, Painter())
+
+
 def test_what_is_drawn_wrongly_is_told_in_the_table_and_the_sheet(tmp_path):
     result = run(tmp_path, Painter(sand=True))
-    assert result.share("train", "kind") == 1.0
-    assert result.share("train", "ground") == result.share("train", "all")
-    assert result.share("train", "all") in (0.0, 0.2, 0.4, 0.6, 0.8)
-    assert colours(np.asarray(Image.open(tmp_path / "drawn.png"))) >= {"wrong"}
+    assert result.share(2.0, "train", "kind") == 1.0
+    assert result.share(2.0, "train", "ground") == result.share(2.0, "train", "all")
+    assert result.share(2.0, "train", "all") in (0.0, 0.2, 0.4, 0.6, 0.8)
+    assert inks(np.asarray(Image.open(tmp_path / "generation-2.png"))) >= {"wrong"}
 
 
 def test_a_stopped_evaluation_goes_on_and_can_be_extended(tmp_path):
@@ -245,17 +284,17 @@ def test_a_stopped_evaluation_goes_on_and_can_be_extended(tmp_path):
         pass
 
     class Dying(Painter):
-        def draw(self, prompts: Sequence[str], frames: int, **settings: float) -> list[np.ndarray]:
+        def draw(self, prompts: Sequence[str], frames: int, brush: Brush) -> list[np.ndarray]:
             if len(self.calls) == 4:
                 raise Killed
-            return super().draw(prompts, frames, **settings)
+            return super().draw(prompts, frames, brush)
 
     with pytest.raises(Killed):
         run(tmp_path / "cut", Dying())
     model = Painter()
     assert run(tmp_path / "cut", model) == whole
     assert [count for count, _ in model.calls] == [2, 1]
-    for name in ("drawn.json", "drawn.png"):
+    for name in ("generation.json", "generation-2.png"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     model = Painter()
     assert len(run(tmp_path / "cut", model, count=6).drawings) == 12
@@ -268,6 +307,7 @@ def test_a_stopped_evaluation_goes_on_and_can_be_extended(tmp_path):
         ({"model": Painter("other")}, "model painter there, other now"),
         ({"things": (1, 2)}, r"things \[1, 1\] there, \[1, 2\] now"),
         ({"count": 0}, "count, frames and batch must be 1 or more"),
+        ({"guidance": []}, "guidance at least one number"),
         ({"things": (0, 2)}, "things from 1 to 4, got .* 0 to 2"),
     ],
 )
@@ -279,27 +319,23 @@ def test_what_cannot_be_asked(tmp_path, changes, said):
 
 def test_damaged_results_are_named(tmp_path):
     run(tmp_path, Painter(), count=1)
-    content = json.loads((tmp_path / "drawn.json").read_text())
+    content = json.loads((tmp_path / "generation.json").read_text())
     content["cases"] = [{"part": "train"}]
-    (tmp_path / "drawn.json").write_text(json.dumps(content))
+    (tmp_path / "generation.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="does not hold drawings"):
         run(tmp_path, Painter())
 
 
 def test_the_table_has_only_what_was_judged():
     drawings = (
-        Drawing("train", 0, "", {"ground": True, "motion": True}),
-        Drawing("train", 1, "", {"ground": False}),
+        Drawing(1.0, "train", 0, "", {"ground": True, "motion": True}),
+        Drawing(1.0, "train", 1, "", {"ground": False}),
     )
     result = DrawnResult({}, drawings)
-    assert result.summary() == {"seen": {"drawings": 2, "all": 0.5, "ground": 0.5, "motion": 1.0}}
-    assert str(result).split() == ["seen", "all", "50.0%", "ground", "50.0%", "motion", "100.0%", "drawings", "2"]
-
-
-def test_a_sheet_of_tiles_of_different_heights():
-    long = Drawing("train", 0, "a very long caption " * 8, {"ground": False})
-    short = Drawing("train", 1, "short", {"ground": True})
-    frames = np.zeros((1, 32, 32, 3), np.uint8)
-    sheet = contact_sheet([("seen", [(long, frames), (short, frames)]), ("held out", [])])
-    assert colours(sheet) == {"right", "wrong"}
-    assert sheet.shape[1] >= 2 * 128
+    assert result.summary() == {
+        "best_guidance": 1.0,
+        "by_guidance": {"1": {"seen": {"drawings": 2, "all": 0.5, "ground": 0.5, "motion": 1.0}}},
+    }
+    assert str(result).split() == [
+        "guidance", "1", "seen", "drawings", "2", "all", "50.0%", "ground", "50.0%", "motion", "100.0%"
+    ]  # fmt: skip

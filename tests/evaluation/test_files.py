@@ -1,10 +1,19 @@
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ringworld.errors import UserError
-from ringworld.evaluation.files import read_json, write_json, write_result
+from ringworld.evaluation.files import (
+    earlier_cases,
+    read_cases,
+    read_json,
+    write_cases,
+    write_json,
+    write_result,
+)
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -41,3 +50,35 @@ def test_what_is_not_json(tmp_path: Path) -> None:
     for name in ("a", "missing"):
         with pytest.raises(UserError, match="cannot read the results in"):
             read_json(tmp_path / name)
+
+
+def number(record: dict[str, Any]) -> int:
+    return record["n"]
+
+
+def test_cases_stand_a_line_each_behind_settings_and_summary(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    write_cases(path, {"a": [1]}, {"x": 0.5}, [{"n": 1, "said": "é"}, {"n": 2}])
+    assert path.read_text(encoding="utf-8").splitlines()[-4:] == ['  {"n": 1, "said": "é"},', '  {"n": 2}', " ]", "}"]
+    assert [*json.loads(path.read_text(encoding="utf-8"))] == ["settings", "summary", "cases"]
+    assert read_cases(path, number, "numbers") == ({"a": [1]}, (1, 2))
+    write_cases(path, {}, {}, [])
+    assert read_cases(path, number, "numbers") == ({}, ())
+
+
+def test_cases_are_those_of_the_same_settings(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    assert earlier_cases(path, {}, number, "numbers") == ()
+    write_cases(path, {"a": [1], "b": 2}, {}, [{"n": 1}])
+    assert earlier_cases(path, {"a": [1]}, number, "numbers") == (1,)
+    with pytest.raises(UserError, match=r"a \[1\] there, \[2\] now; c None there, 3 now\): give another --out"):
+        earlier_cases(path, {"a": [2], "b": 2, "c": 3}, number, "numbers")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"settings": [1], "cases": []}', '{"settings": {}, "cases": [{}]}',
+                                     '{"settings": {}, "cases": [3]}', '{"settings": {}, "cases": 3}'])  # fmt: skip
+def test_what_holds_no_cases_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"r\.json does not hold numbers \(.*\): remove it to begin anew"):
+        earlier_cases(path, {}, number, "numbers")

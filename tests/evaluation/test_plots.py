@@ -35,14 +35,16 @@ def test_loss_curve_of_one_stage_of_one_step_and_of_losses_that_are_no_numbers()
     assert min(size(plots.loss_curve([one, gap, plots.Curve("none", np.array([]), np.array([]))], title="t"))) > 100
 
 
-def test_stage_matrix_and_perplexity_curve_are_pictures() -> None:
+def test_stage_matrix_and_perplexity_curves_are_pictures() -> None:
     assert (
         min(size(plots.stage_matrix(np.array([[1.0, np.nan], [1.0, 0.5]]), ["64", "128"], [64, 128], title="t"))) > 100
     )
-    assert (
-        min(size(plots.perplexity_curve([0, 16, 32], [16, 32, 64], [9.0, 8.0, 7.5], title="t", trained_length=32)))
-        > 100
-    )
+    steps = [(0, 16, 9.0), (16, 32, 8.0), (32, 64, 7.5)]
+    one = plots.perplexity_curves({"text": steps}, title="t", trained_length=32)
+    assert min(size(one)) > 100
+    gap = [(16, 32, 900.0), (64, 100, 700.0)]
+    both = plots.perplexity_curves({"text": steps, "vision": gap}, title="t", trained_length=32)
+    assert size(both)[0] > 1.4 * size(one)[0]
 
 
 def test_smoothing_is_a_mean_over_what_is_a_number() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ringworld.errors import UserError
+from ringworld.evaluation.asking import Turn
 from ringworld.evaluation.needle import Case
 from ringworld.evaluation.video_needle import (
     Example,
@@ -22,10 +23,9 @@ from ringworld.evaluation.video_needle import (
     build_example,
     evaluate_video_needle,
 )
-from ringworld.evaluation.vqa import Turn
-from ringworld.worlds.film import is_new
+from ringworld.worlds.film import is_new, is_new_at
 from ringworld.worlds.reader import read
-from ringworld.worlds.shapes import GROUNDS
+from ringworld.worlds.shapes import GROUNDS, place
 
 FORMS = get_args(Form)
 SIZE = 32
@@ -78,7 +78,7 @@ def test_a_conversation_shows_every_frame_once_and_asks_last(task, case):
     example = build_example(task, case)
     (turn,) = example.conversation(16, task.every)
     *film, question = turn["content"]
-    assert question == f"\n{example.question}"
+    assert question == f" {example.question}"
     frames = [frame for part in film if not isinstance(part, str) for frame in part]
     np.testing.assert_array_equal(frames, [example.frame(number, 16) for number in range(case.length)])
     clocks = [part for part in film if isinstance(part, str)]
@@ -115,6 +115,20 @@ def test_a_clip_goes_its_way_without_a_turn():
         np.testing.assert_allclose(steps, np.tile(np.array(way) / 8, (3, 1)), atol=0.02)
         ways.add(example.expected)
     assert len(ways) == 4
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("part", ["train", "heldout"])
+def test_things_at_places_are_held_out_where_they_are_asked_to_be(form, part):
+    for number in range(4):
+        example = build_example(Task(form, part=part, heldout="place"), Case(120, 0.5, number))
+        for hidden in example.hidden:
+            (act,) = hidden.scene.acts
+            assert is_new_at(act.thing, place(act.x, act.y)) == (part == "heldout")
+        film = [one for number in range(example.frames) for one in example.hay.scene_at(number)[0].at(0)]
+        assert part == "heldout" or not any(is_new_at(one.thing, one.place) for one in film)
+        seen = [one for hidden in example.hidden for time in range(hidden.frames) for one in hidden.scene.at(time)]
+        assert part == "heldout" or not any(is_new_at(one.thing, one.place) for one in seen)
 
 
 def test_both_orders_are_asked_for():
@@ -215,12 +229,12 @@ class Viewer:
         asked = re.findall(r"(?:(\w+ \w+) )?on the (\w+) ground", question)
         commonest = [tuple(np.median(frame.reshape(-1, 3), axis=0).astype(int)) for frame in frames]
         seen = [[n for n, colour in enumerate(commonest) if colour == GROUNDS[ground]] for _, ground in asked]
-        if question.startswith("\nWhich came first"):
+        if question.startswith(" Which came first"):
             return f" The {asked[int(seen[0][0] > seen[1][0])][0]}"
         things = [read(frames[number]).things[0] for number in seen[0]]
-        if question.startswith("\nWhat was"):
+        if question.startswith(" What was"):
             return str(things[0].thing)
-        if question.startswith("\nAt which minute"):
+        if question.startswith(" At which minute"):
             return f"{seen[0][0] // 60}:{seen[0][0] % 60:02}"
         x, y = things[-1].x - things[0].x, things[-1].y - things[0].y
         return ("right" if x > 0 else "left") if abs(x) > abs(y) else ("down" if y > 0 else "up")
@@ -273,6 +287,7 @@ def test_a_stopped_evaluation_goes_on_and_a_grid_can_be_extended(tmp_path):
         ({"seed": 1}, "seed 0 there, 1 now"),
         ({"model": Viewer("other")}, "model viewer there, other now"),
         ({"every": 5}, "every 0 there, 5 now"),
+        ({"heldout": "place"}, "heldout ground there, place now"),
         ({"every": -1}, "every must be a number of frames"),
         ({"lengths": []}, "lengths of the films are"),
         ({"depths": 0}, "0 depths"),

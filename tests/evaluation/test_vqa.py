@@ -6,22 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
 from ringworld.errors import UserError
-from ringworld.evaluation.vqa import (
-    MediaFile,
-    Turn,
-    chosen_letter,
-    conversation,
-    evaluate_vqa,
-    normalise,
-    read_cases,
-    read_questions,
-    write_cases,
-)
+from ringworld.evaluation.asking import Turn
+from ringworld.evaluation.questions import read_questions
+from ringworld.evaluation.vqa import MediaFile, conversation, evaluate_vqa
 from ringworld.tokens.images import write_image
 from ringworld.tokens.video import write_video
 
@@ -140,12 +130,12 @@ def test_words_around_a_question(folder):
     path.write_text("\n".join(map(json.dumps, [ALL[0], ALL[4]])))
     open_one, choice = read_questions(path)
     assert conversation(open_one, [[plain("red")]])[0]["content"][1] == (
-        "\nWhich colour?\nAnswer the question using a single word or phrase."
+        " Which colour?\nAnswer the question using a single word or phrase."
     )
     first, _ = conversation(open_one, [[plain("red")]], layout="question first", instructed=False)[0]["content"]
     assert first == "Which colour?\n"
     assert conversation(choice, [])[0]["content"] == [
-        "\nWhich two?\nA. red\nB. red green\nAnswer with the option's letter from the given choices directly."
+        " Which two?\nA. red\nB. red green\nAnswer with the option's letter from the given choices directly."
     ]
 
 
@@ -224,97 +214,14 @@ def test_none_that_can_be_read(folder):
         ask(folder, [ALL[0] | {"media": "no.png"}], bad_share=1.0)
 
 
-GOOD = {"media": "a.png", "question": "What?", "answer": "x"}
+def test_damaged_results_are_named(folder):
+    ask(folder, ALL)
+    path = folder / "out" / "vqa.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cases": [{"line": 1}]}))
+    with pytest.raises(UserError, match=r"vqa\.json does not hold answers \(KeyError\('answer'\)\)"):
+        ask(folder, ALL)
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("{", r"q\.jsonl:3: .*Expecting"),
-        ("[]", r"q\.jsonl:3: must be a JSON object, got list"),
-        (json.dumps(GOOD | {"media": []}), r'q\.jsonl:3: "media" must be a string that is not empty or a list of them'),
-        (json.dumps(GOOD | {"media": 3}), '"media"'),
-        (json.dumps(GOOD | {"question": ["What?"]}), '"question" must be a string that is not empty, got'),
-        (json.dumps(GOOD | {"answer": ["x", 2]}), '"answer"'),
-        (json.dumps(GOOD | {"fps": 0}), '"fps" must be 0.001 to 1000 frames a second, got 0'),
-        (json.dumps(GOOD | {"kind": 1}), '"kind"'),
-        (json.dumps(GOOD | {"options": {"first": "x"}}), '"options" must be such as'),
-        (json.dumps(GOOD | {"options": {"A": "x"}}), r"one of the letters A, got 'x'"),
-    ],
-)
-def test_malformed_lines_are_named(tmp_path, line, said):
-    path = tmp_path / "q.jsonl"
-    path.write_text(f"{json.dumps(GOOD)}\n\n{line}\n")
-    with pytest.raises(UserError, match=said) as caught:
-        read_questions(path)
-    assert "1 of 2 questions are malformed" in str(caught.value)
-
-
-def test_files_that_hold_no_question(tmp_path):
-    with pytest.raises(UserError, match="cannot read"):
-        read_questions(tmp_path / "no.jsonl")
-    (tmp_path / "q.jsonl").write_text("\n")
-    with pytest.raises(UserError, match="holds no question"):
-        read_questions(tmp_path / "q.jsonl")
+def test_no_frames_at_all(folder):
     with pytest.raises(UserError, match="max_frames must be 1 or more, got 0"):
-        evaluate_vqa(Seer(), tmp_path / "q.jsonl", tmp_path, max_frames=0)
-
-
-@pytest.mark.parametrize(
-    ("answer", "normal"),
-    [
-        ("A red Bus.", "red bus"),
-        ("the Two dogs", "2 dogs"),
-        ("1,000 people!", "1000 people"),
-        ("at 1:15.", "at 1:15"),
-        ("3.5 m", "3.5 m"),
-        ("don\u2019t know", "dont know"),
-        ("**Yes**", "yes"),
-        ("A", "a"),
-        ("None", "0"),
-        ("t-shirt/jeans", "t shirt jeans"),
-        ("", ""),
-    ],
-)  # fmt: skip
-def test_normalised_answers(answer, normal):
-    assert normalise(answer) == normal
-
-
-WORDS = st.lists(st.sampled_from(["red", "bus", "2", "1:15", "été"]), min_size=1, max_size=5)
-DRESSING = st.tuples(st.sampled_from(["", "a ", "The ", "AN  ", "("]), st.sampled_from(["", ".", "!", ",", ")", "?"]))
-
-
-@given(st.data(), WORDS)
-def test_case_articles_and_punctuation_do_not_count(data, words):
-    dressed = []
-    for word in words:
-        before, after = data.draw(DRESSING)
-        dressed.append(f"{before}{data.draw(st.sampled_from([word, word.upper()]))}{after}")
-    assert normalise(" ".join(dressed)) == " ".join(words)
-
-
-OPTIONS = (("A", "a car"), ("B", "A bus"), ("C", "none"))
-
-
-@pytest.mark.parametrize(
-    ("answer", "letter"),
-    [
-        ("B", "B"), ("b", "B"), ("(B)", "B"), ("B. A bus", "B"), (" **C**", "C"), ("b)", "B"), ("A because", "A"),
-        ("A bus", "B"), ("the car.", "A"), ("a bus stop", None), ("D", None), ("Bus", "B"), ("Because", None),
-        ("", None), ("It is B", None), ("C's", None), ("None", "C"),
-    ],
-)  # fmt: skip
-def test_chosen_letters(answer, letter):
-    assert chosen_letter(answer, OPTIONS) == letter
-
-
-def test_damaged_results_are_named(tmp_path):
-    path = tmp_path / "r.json"
-    assert read_cases(path, {}) == []
-    write_cases(path, {"a": [1]}, {"x": 0.5}, [{"n": 1}, {"n": 2}])
-    assert read_cases(path, {"a": [1]}) == [{"n": 1}, {"n": 2}]
-    with pytest.raises(UserError, match=r"a \[1\] there, \[2\] now"):
-        read_cases(path, {"a": [2]})
-    path.write_text("[]")
-    with pytest.raises(UserError, match="does not hold results"):
-        read_cases(path, {})
+        ask(folder, ALL, max_frames=0)

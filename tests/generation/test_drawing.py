@@ -1,3 +1,4 @@
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -77,6 +78,16 @@ def test_the_model_may_draw_when_it_is_not_asked_to() -> None:
     assert len(vision.codes) >= 1
 
 
+def test_a_film_beyond_the_trained_context_is_noted(caplog: pytest.LogCaptureFixture) -> None:
+    model = replace(seeing_model(), context_length=40)
+    with caplog.at_level(logging.WARNING):
+        Drawing(model).draw(["a red circle"], 1, BRUSH)
+        assert "beyond the 40 that the model was trained on" in caplog.text
+        caplog.clear()
+        drawing().draw(["a red circle"], 1, BRUSH)
+    assert caplog.text == ""
+
+
 def test_mistakes() -> None:
     with pytest.raises(UserError, match="reads and writes text alone"):
         Drawing(replace(random_model(), frames=frame_tokenizer()))
@@ -89,6 +100,9 @@ def test_mistakes() -> None:
         drawing().draw([" "])
     with pytest.raises(UserError, match="0 to 0 frames were asked for"):
         drawing().draw(["a"], 0)
+    unasked = Drawing(replace(seeing_model(), draws_unasked=False))
+    with pytest.raises(UserError, match=r"the guidance \(CFG\) is 2.0, and this model was never trained on a picture"):
+        unasked.draw(["a"], 1, Brush(guidance=2.0))
     given = np.zeros((2, 8, 8, 3), np.uint8)
     with pytest.raises(UserError, match="2 frames were asked for, and 2 are given"):
         drawing().film("a", 2, like=given)

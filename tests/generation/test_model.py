@@ -156,7 +156,8 @@ def test_beyond_the_trained_context_there_is_a_note_and_an_answer(caplog: pytest
         model.generate(PROMPT, 8)
         assert caplog.text == ""
         assert replace(model, context_length=16).generate(PROMPT, 8) == model.generate(PROMPT, 8)
-    assert "beyond the 16 that the model was trained on" in caplog.text
+    length = len(model.encode(PROMPT)) + 8
+    assert f"may come to {length} tokens, {length - 16} beyond the 16 that the model was trained on" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -173,6 +174,15 @@ def test_prompts_that_cannot_be_answered(prompt: str, count: int, said: str) -> 
         model.generate(prompt, count)
     with pytest.raises(UserError, match=said):
         model.stream(prompt, count)  # at once, before a piece is asked for
+
+
+def test_what_does_not_fit_the_memory_says_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "ringworld.generation.model.os.sysconf", {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 2048}.__getitem__
+    )
+    # 256 bytes a token: keys and values of 2 layers and 2 heads of 8, in float32.
+    with pytest.raises(UserError, match=r"0.0 GiB, room for about 800 tokens a row: shorten the prompt"):
+        random_model().generate(PROMPT, 1000)
 
 
 def test_an_empty_row_of_a_batch_is_refused() -> None:

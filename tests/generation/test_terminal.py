@@ -116,6 +116,20 @@ def test_pictures_and_films_are_shown_and_drawn(tmp_path: Path, scripted: Callab
     assert text.index("0:00") < text.index("0:01") < text.index("film")
 
 
+def test_in_lwms_template_a_film_comes_after_its_question() -> None:
+    model = seeing_model()
+    chat = model.chat(template="lwm")
+    chat.show(frames(2))
+    list(chat.say("what?", max_tokens=1))
+    film = vision_ids(frame_tokenizer().encode(frames(2)), model.tokenizer.vocabulary)
+    before, after = "You are a helpful assistant. USER: what?\n", " ASSISTANT:"
+    encode = model.tokenizer.encode
+    asked = [model.tokenizer.vocabulary.bos, *encode(before), *film.tolist(), *encode(after)]
+    assert chat.tokens[: len(asked)] == asked
+    list(chat.say("and?", max_tokens=1))
+    assert model.tokenizer.decode(chat.tokens).endswith("USER: and? ASSISTANT:")
+
+
 def test_what_was_shown_is_saved_and_opened_again(tmp_path: Path) -> None:
     chat, other = seeing_model().chat(), seeing_model().chat()
     chat.show(frames(3), fps=1, every=2)

@@ -2,6 +2,7 @@ import json
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from golden.chat_renderings import CONVERSATIONS, RENDERINGS, STRINGS, TEMPLATES, turns
 from ringworld.errors import UserError
-from ringworld.tokens.chat import ChatTemplate
+from ringworld.tokens.chat import ChatTemplate, Message, arranged
 from ringworld.tokens.text import BYTES, TextTokenizer, train_tokenizer
 from ringworld.tokens.vocabulary import Vocabulary
 
@@ -161,6 +162,30 @@ def test_a_model_without_a_template_is_asked_as_lwm_is() -> None:
     longer = template.render(turns("Why?", " So.", "Oh <eos>"), add_generation_prompt=True)
     assert longer == f"<bos>{question} So.<eos>USER: Oh <eos> ASSISTANT:"
     assert template.render(turns("Why?", system="Be brief. ")) == "<bos>Be brief. USER: Why? "
+
+
+def test_lwms_template_serves_a_model_that_has_its_own() -> None:
+    tokenizer = train_tokenizer(["The keeper counted the lamps."] * 3, 3 + BYTES + 10)
+    other = TextTokenizer(tokenizer.inner, tokenizer.vocabulary, "{{ 'mine' }}")
+    own, lwm = ChatTemplate(other), ChatTemplate(other, "lwm")
+    assert own.render(turns("Why?")) == "mine"
+    assert lwm.render(turns("Why?")) == "<bos>You are a helpful assistant. USER: Why? "
+    assert (own.layout, lwm.layout) == ("media first", "question first")
+
+
+def test_a_question_stands_before_or_after_what_it_is_about() -> None:
+    assert arranged("Why?", [1, 2], "media first") == [1, 2, " Why?"]
+    assert arranged("Why?", [1, 2], "question first") == ["Why?\n", 1, 2]
+
+
+def test_a_film_comes_after_its_question_to_the_id_as_lwm_has_it() -> None:
+    tokenizer = train_tokenizer(["The keeper counted the lamps."] * 3, 3 + BYTES + 10)
+    template, film = ChatTemplate(tokenizer, "lwm"), np.array([1000, 1001], np.int32)
+    messages: list[Message] = [{"role": "user", "content": arranged("Who counts?", [film], template.layout)}]
+    before, after = "You are a helpful assistant. USER: Who counts?\n", " ASSISTANT:"
+    assert template.encode(messages, add_generation_prompt=True) == [
+        tokenizer.vocabulary.bos, *tokenizer.encode(before), 1000, 1001, *tokenizer.encode(after)
+    ]  # fmt: skip
 
 
 def test_a_template_knows_the_date() -> None:

@@ -22,6 +22,13 @@ def test_text_alone_has_one_modality_and_no_vision_ids() -> None:
         _ = TEXT.eov
 
 
+def test_vision_is_put_behind_a_text_and_taken_away() -> None:
+    text = Vocabulary(text_size=32000, bos=1, eos=2, pad=0)
+    assert text.seeing(8192, 16, 16, LWM.vision_start, LWM.vision_end, share=8448) == LWM
+    assert text.seeing(8192, 16, 16, LWM.vision_start, LWM.vision_end).size == 32000 + 8194
+    assert LWM.blind == text == text.blind
+
+
 @pytest.mark.parametrize("vocabulary", [TEXT, LWM])
 def test_json_round_trip(vocabulary: Vocabulary) -> None:
     assert Vocabulary.from_dict(json.loads(json.dumps(vocabulary.to_dict()))) == vocabulary

@@ -253,6 +253,16 @@ def test_another_recipe_is_refused_by_the_field(tmp_path):
             open_run(changed, tmp_path)
 
 
+def test_a_run_of_an_earlier_version_goes_on(tmp_path, tokenizer):
+    open_run(RECIPE, tmp_path)
+    saved = json.loads((tmp_path / "recipe.json").read_text())
+    del saved["z_loss"], saved["stages"][1]["mixing"]
+    (tmp_path / "recipe.json").write_text(json.dumps(saved))
+    assert open_run(RECIPE, tmp_path).tokenizer.to_json() == tokenizer.to_json()
+    with pytest.raises(UserError, match=r"stages\[1\]\.mixing: 'documents' before, 'rows' now"):
+        open_run(replace(RECIPE, stages=(RECIPE.stages[0], replace(RECIPE.stages[1], mixing="rows"))), tmp_path)
+
+
 def test_a_file_is_no_place_for_a_run(tmp_path):
     (tmp_path / "file").write_text("")
     for run in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -318,6 +328,17 @@ def test_a_damaged_text_is_named(copy):
     (seven / "model" / "model.json").write_text("{}")
     with pytest.raises(UserError, match=r"model\.json does not describe a model"):
         load_model(copy, mesh)
+
+
+def test_a_tokenizer_of_another_model_is_refused(copy):
+    seven = copy / "checkpoints" / "7"
+    other = TokenizerConfig(641, ("tiny",)).build()
+    (seven / "tokenizer" / "tokenizer.json").write_text(other.to_json())
+    says = (
+        r"tokenizer\.json and model\.json in .*7 are of two models, with different vocabularies \(of 641 and 640 ids\)"
+    )
+    with pytest.raises(UserError, match=says):
+        load_model(copy, build_mesh(RECIPE.mesh))
 
 
 LOAD = """

@@ -10,7 +10,7 @@ from ringworld.data.sources import CorpusConfig, TokenizerConfig
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape
 from ringworld.model.config import ModelConfig
-from ringworld.training.curriculum import Criterion, Stage, differences, to_json
+from ringworld.training.curriculum import Criterion, Stage, completed, differences, to_json
 from ringworld.training.language import LanguageRecipe, LanguageStage, answers_only
 from ringworld.training.optimizer import OptimizerConfig
 
@@ -67,7 +67,8 @@ def test_a_criterion_on_accuracy_is_reached_from_below_and_one_on_loss_from_abov
         ({"learning_rate": math.nan}, "stage 'one': learning_rate must be at least 0; got nan"),
         ({"rope_theta": 0.5}, "stage 'one': rope_theta must be at least 1; got 0.5"),
         ({"schedule": "linear"}, "stage 'one': schedule must be one of constant, cosine; got 'linear'"),
-        ({"packing": "cut"}, "stage 'one': packing must be one of split, whole; got 'cut'"),
+        ({"packing": "cut"}, "stage 'one': packing must be one of split, whole, split long; got 'cut'"),
+        ({"mixing": "tokens"}, "stage 'one': mixing must be one of documents, rows; got 'tokens'"),
         ({"sources": ()}, "sources must be one or more, each with a weight above 0"),
         ({"sources": ((CorpusConfig(), 0.0),)}, "sources must be one or more, each with a weight above 0"),
     ],
@@ -148,3 +149,22 @@ def test_a_criterion_may_have_data_of_its_own():
     assert stage.data("validation") == own
     recipe = replace(RECIPE, stages=(stage,))
     assert len(recipe.data_seeds(0, "validation")) == 2
+
+
+def test_fields_that_came_since_are_at_their_defaults():
+    """A run that was begun by an earlier version goes on."""
+    saved = json.loads(json.dumps(to_json(RECIPE)))
+    for place in (saved, saved["stages"][0], saved["stages"][1]["mesh"], saved["optimizer"], saved["precision"]):
+        assert list(differences(completed(saved, RECIPE), to_json(RECIPE))) == []
+        for name in ("softmax", "mixing", "tensor", "spike", "remat"):
+            place.pop(name, None)
+    assert list(differences(completed(saved, RECIPE), to_json(RECIPE))) == []
+    assert list(differences(saved, to_json(RECIPE))) != []
+    rows = replace(RECIPE, stages=(replace(STAGE, mixing="rows"), *RECIPE.stages[1:]))
+    assert list(differences(completed(saved, rows), to_json(rows))) == [
+        "stages[0].mixing: 'documents' before, 'rows' now"
+    ]
+    del saved["optimizer"]["kind"], saved["model"]["dim"]
+    assert list(differences(completed(saved, RECIPE), to_json(RECIPE))) == ["model.dim: None before, 4 now"]
+    assert "sequence_length" not in completed({"type": "LanguageStage"}, STAGE)
+    assert completed({"type": "Other"}, STAGE) == {"type": "Other"}

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 import ringworld
-from ringworld.data.sources import CorpusConfig, TokenizerConfig
+from ringworld.data.sources import CorpusConfig, ShardsConfig, TextFolderConfig, TokenizerConfig
+from ringworld.data.tokenized import TextSpan, TokenizedDocument, VisionSpan, write_shard
 from ringworld.data.worlds import WorldSourceConfig
 from ringworld.errors import UserError
 from ringworld.generation.drawing import Brush
@@ -20,7 +22,8 @@ from ringworld.training.loop import train
 from ringworld.training.optimizer import OptimizerConfig
 from ringworld.weights.models import open_model
 from ringworld.weights.portable import write_portable
-from ringworld.weights.tokenizer import SHIPPED
+from ringworld.weights.tokenizer import SHIPPED, save_tokenizer
+from tokens.small_vqgan import SMALL, draw
 
 WORLD = WorldSourceConfig("draw", without_words=0.2, documents=64)
 RECIPE = LanguageRecipe(
@@ -85,6 +88,80 @@ def test_a_model_to_begin_with_brings_its_tokenizer_of_frames(run: Path, tmp_pat
     assert learner.tokenizer.vocabulary == given.tokenizer.vocabulary
     state = learner.init(jax.random.key(0), build_mesh(MeshShape(), jax.devices()[:1]))
     jax.tree.map(np.testing.assert_array_equal, state.weights, given.weights)
+
+
+def test_pictures_and_prose_have_rows_of_their_own(tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(0, 4096, (1, 4, 4)).astype(np.int32)
+    pair = TokenizedDocument("a", (TextSpan("a circle"), VisionSpan(codes)))
+    write_shard(tmp_path / "pairs" / "documents-00000.array_record", [pair] * 10)
+    (tmp_path / "texts").mkdir()
+    for number in range(10):
+        (tmp_path / "texts" / f"{number}.txt").write_text("The keeper counted the lamps by the river. " * 9)
+    pairs, texts = ShardsConfig(str(tmp_path / "pairs"), swap=0.5), TextFolderConfig(str(tmp_path / "texts"))
+    stage = replace(
+        RECIPE.stages[0], sequence_length=64, batch_size=4, sources=((pairs, 0.75), (texts, 0.25)), mixing="rows",
+        packing="split long",
+    )  # fmt: skip
+    learner = replace(RECIPE, stages=(stage,)).learner(tmp_path / "run")
+    loader = learner.course(0, build_mesh(MeshShape(), jax.devices()[:1])).loader
+    batches = [next(loader) for _ in range(25)]
+    loader.close()
+    rows = np.concatenate([np.asarray(batch.tokens) for batch in batches])
+    weights = np.concatenate([np.asarray(batch.weights) for batch in batches])
+    sees = (rows >= learner.tokenizer.vocabulary.text_size).any(axis=1)
+    assert 60 < sees.sum() < 90
+    assert weights[sees].sum(axis=1) == pytest.approx(1)  # half of it text, half vision
+    assert weights[~sees].sum(axis=1) == pytest.approx(0.5)
+    assert all("keeper" not in learner.tokenizer.decode(row[row < 400]) for row in rows[sees])
+
+
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of text alone, with ids behind its text that nothing uses."""
+    folder = tmp_path_factory.mktemp("reading")
+    stage = replace(RECIPE.stages[0], sources=((CorpusConfig(("tiny",)), 1.0),), normalization="token")
+    model = replace(RECIPE.model, vocabulary_size=410)
+    train(replace(RECIPE, stages=(replace(stage, steps=1),), model=model, frames=None), folder, **QUIET)
+    return folder
+
+
+def growing(init: Path, **changes: Any) -> LanguageRecipe:
+    return replace(RECIPE, **{"init": str(init), "tokenizer": None, **changes})
+
+
+def test_a_model_of_text_learns_to_see(reading: Path, tmp_path: Path) -> None:
+    learner = growing(reading).learner(tmp_path)
+    given = ringworld.load(reading)
+    assert given.draws_unasked is False
+    vocabulary = learner.tokenizer.vocabulary
+    assert (vocabulary.blind, vocabulary.codes, vocabulary.size) == (given.tokenizer.vocabulary, 4096, 400 + 4098)
+    mesh = build_mesh(MeshShape(data=2, sequence=4))
+    state = learner.init(jax.random.key(0), mesh)
+    np.testing.assert_array_equal(state.weights.embedding[:400], given.weights.embedding[:400])
+    jax.tree.map(np.testing.assert_array_equal, state.weights.layers, given.weights.layers)
+    train(growing(reading), tmp_path, **QUIET)
+    assert ringworld.load(tmp_path).draws_unasked is True
+
+
+def test_what_cannot_learn_to_see_from_a_model(reading: Path, run: Path, tmp_path: Path) -> None:
+    mesh = build_mesh(MeshShape(), jax.devices()[:1])
+
+    def begin(name: str, recipe: LanguageRecipe) -> None:
+        recipe.learner(tmp_path / name).init(jax.random.key(0), mesh)
+
+    with pytest.raises(UserError, match=r"has a model for 4497 ids and a tokenizer of 4498: make the model's"):
+        begin("small", growing(reading, model=replace(RECIPE.model, vocabulary_size=4497)))
+    with pytest.raises(
+        UserError, match=r"seeing cannot begin with the weights of .*, of another shape: dim: 16 before"
+    ):
+        begin("wide", growing(reading, model=replace(RECIPE.model, dim=32)))
+    with pytest.raises(
+        UserError, match=r"seeing cannot begin with .*, whose ids mean something else: leave the recipe"
+    ):
+        begin("other", growing(reading, tokenizer=TokenizerConfig(400, ("tiny",), wording=True)))
+    save_tokenizer(tmp_path / "other.safetensors", SMALL, draw(SMALL))
+    with pytest.raises(UserError, match=r"the model has frames of 4x4 of 4096 codes, the tokenizer of 8x8 of 64"):
+        begin("frames", growing(run, frames=str(tmp_path / "other.safetensors")))
 
 
 def test_a_tokenizer_of_frames_that_is_none(tmp_path: Path) -> None:

@@ -117,6 +117,32 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_files_of_two_models_are_refused(tmp_path):
+    folder = portable(tmp_path, source(VISION))
+    tokenizer(TEXT).save(folder / "tokenizer.json")
+    says = r"tokenizer\.json and model\.json in .* are of two models, with different vocabularies \(of 11 and 18 ids\)"
+    with pytest.raises(UserError, match=says):
+        open_portable(folder)
+    about = json.loads((folder / "model.json").read_text())
+    about["config"]["vocabulary_size"] = 17
+    (folder / "model.json").write_text(json.dumps(about))
+    tokenizer(VISION).save(folder / "tokenizer.json")
+    with pytest.raises(UserError, match=r"model\.json in .* has a vocabulary of 18 ids for a model of 17"):
+        open_portable(folder)
+
+
+@pytest.mark.parametrize("known", [True, False, None])
+def test_whether_guidance_can_be_used_is_kept(tmp_path, known):
+    first = source(VISION)
+    first = replace(first, description=replace(first.description, draws_unasked=known))
+    folder = portable(tmp_path, first)
+    assert open_portable(folder).description.draws_unasked is known
+    about = json.loads((folder / "model.json").read_text())
+    del about["draws_unasked"]  # as an earlier version wrote it
+    (folder / "model.json").write_text(json.dumps(about))
+    assert open_portable(folder).description.draws_unasked is None
+
+
 def test_a_damaged_source_leaves_nothing(tmp_path):
     def damaged(name: str) -> np.ndarray:
         if name == "layers/up":

@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from safetensors.numpy import load_file, save_file
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.recipes.vqgan import VQGAN_NANO
-from ringworld.weights.tokenizer import SHIPPED, fingerprint, load_tokenizer, save_tokenizer
+from ringworld.tokens.vocabulary import Vocabulary
+from ringworld.weights.tokenizer import SHIPPED, load_tokenizer, save_tokenizer
 from ringworld.worlds.film import World
 from ringworld.worlds.reader import read
 from tokens.small_vqgan import SMALL, draw
+from weights.test_lwm_vqgan import lwm_tree
 
 ONE = MeshShape()
 
@@ -42,7 +45,29 @@ def test_a_fingerprint_tells_tokenizers_apart(tmp_path):
     again = load_tokenizer(tmp_path / "small.safetensors", build_mesh(MeshShape(data=4, tensor=2)))
     save_tokenizer(tmp_path / "other.safetensors", SMALL, draw(SMALL, seed=1))
     other = load_tokenizer(tmp_path / "other.safetensors", mesh())
-    assert fingerprint(one) == fingerprint(again) != fingerprint(other)
+    assert one.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_lwms_own_file_is_a_tokenizer(tmp_path, monkeypatch):
+    monkeypatch.setattr("ringworld.weights.tokenizer.LWM_VQGAN", SMALL)
+    (tmp_path / "vqgan").write_bytes(pickle.dumps(lwm_tree()))
+    ours = load_tokenizer(tmp_path / "vqgan", build_mesh(MeshShape(data=4, tensor=2)))
+    assert ours.config == SMALL
+    save_tokenizer(tmp_path / "same.safetensors", ours.config, ours.weights)
+    again = load_tokenizer(tmp_path / "same.safetensors", mesh())
+    assert again.fingerprint == ours.fingerprint
+    (tmp_path / "vqgan").write_bytes(b"\x80\x02")
+    with pytest.raises(UserError, match="vqgan is no whole pickle"):
+        load_tokenizer(tmp_path / "vqgan", mesh())
+
+
+def test_a_tokenizer_fits_the_frames_of_a_vocabulary(tmp_path):
+    ours = load_tokenizer(saved(tmp_path), mesh())
+    text = Vocabulary(text_size=300, bos=1, eos=2, pad=0)
+    ours.require_fit(text.seeing(64, 8, 8, (3,), (4,)))
+    for other in (text, text.seeing(65, 8, 8, (3,), (4,)), text.seeing(64, 8, 7, (3,), (4,))):
+        with pytest.raises(UserError, match=r"the model has frames of .*, the tokenizer of 8x8 of 64: take the"):
+            ours.require_fit(other)
 
 
 def test_half_the_bytes_change_few_codes(tmp_path):

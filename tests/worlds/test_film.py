@@ -4,8 +4,8 @@ from itertools import combinations, islice
 import numpy as np
 import pytest
 
-from ringworld.worlds.film import VELOCITIES, Act, Event, Film, Scene, World, is_new
-from ringworld.worlds.shapes import COLOURS, GROUNDS, KINDS, SIZES, Thing
+from ringworld.worlds.film import VELOCITIES, Act, Event, Film, Scene, World, is_new, is_new_at
+from ringworld.worlds.shapes import COLOURS, GROUNDS, KINDS, PLACES, SIZES, Placed, Thing, place
 
 RED, BLUE = Thing("small", "red", "circle"), Thing("small", "blue", "square")
 STILL = Act(RED, 0.5, 0.5, 0.0, 0.0, 0.0, 8.0)
@@ -122,6 +122,152 @@ def test_of_what_is_held_out_any_two_are_seen_together():
         for left_out in range(3):
             pairs, seen = ({c[:left_out] + c[left_out + 1 :] for c in some} for some in (combinations, trained))
             assert pairs == seen
+
+
+PAIRS = [(Thing("small", colour, kind), word) for colour in COLOURS for kind in KINDS for word in PLACES]
+
+
+def test_of_things_at_places_about_a_fifth_is_held_out_and_any_two_words_are_seen_together():
+    trained = [(thing.colour, thing.kind, word) for thing, word in PAIRS if not is_new_at(thing, word)]
+    assert 0.75 < len(trained) / len(PAIRS) < 0.85
+    for left_out in range(3):
+        pairs, seen = (
+            {c[:left_out] + c[left_out + 1 :] for c in some}
+            for some in ([(thing.colour, thing.kind, word) for thing, word in PAIRS], trained)
+        )
+        assert pairs == seen
+    heldout = [(thing, word) for thing, word in PAIRS if is_new_at(thing, word)]
+    assert {thing for thing, _ in heldout} == {thing for thing, _ in PAIRS}
+    assert {word for _, word in heldout} == {*PLACES} - {"centre"}
+
+
+def test_each_thing_has_a_row_and_a_column_to_go_to_and_fro_in():
+    for colour in COLOURS:
+        for kind in KINDS:
+            new = np.reshape([is_new_at(Thing("small", colour, kind), word) for word in PLACES], (3, 3))
+            assert (~new).all(0).any()
+            assert (~new).all(1).any()
+
+
+def test_a_patch_shows_nothing_at_a_place_held_out_that_it_does_not_show_elsewhere():
+    # Two steps of the grid are a patch: what of a thing lies in it depends on whether its steps are even.
+    for size in SIZES:
+        steps = [
+            step
+            for step in range(9)
+            if Thing(size, "red", "ring").radius * 8 <= step <= 8 - Thing(size, "red", "ring").radius * 8
+        ]
+        for colour in COLOURS:
+            for kind in KINDS:
+                ways = {True: set(), False: set()}
+                for x in steps:
+                    for y in steps:
+                        ways[is_new_at(Thing(size, colour, kind), place(x / 8, y / 8))].add((x % 2, y % 2))
+                assert ways[True] <= ways[False]
+
+
+def always(scene: Scene) -> list[Placed]:
+    """What is in a scene, at and between the moments at which its motion is worked out."""
+    return [one for tick in range(int(5 * scene.seconds) + 1) for one in scene.at(tick / 5)]
+
+
+@pytest.mark.parametrize("grid", [8, 10, None])
+def test_in_training_nothing_is_ever_at_a_place_that_is_held_out_for_it(grid):
+    world = World(1, grid=grid, heldout="place")
+    seen: set[tuple[str, str, str]] = set()
+    moved = 0
+    for index in range(40):
+        scenes = [world.picture(index), world.scene(index), *world.film(index, 20).scenes]
+        for scene in scenes:
+            assert world.admits(scene)
+            moved += any(act.direction for act in scene.acts)
+            for one in always(scene):
+                assert not is_new_at(one.thing, one.place), (index, one)
+                seen.add((one.thing.colour, one.thing.kind, one.place))
+    assert moved > 60
+    assert len(seen) > 0.7 * sum(not is_new_at(*pair) for pair in PAIRS)  # and all else is there
+
+
+@pytest.mark.parametrize("grid", [8, 10, None])
+def test_what_is_held_out_begins_at_a_place_where_training_never_has_it(grid):
+    world = World(2, "heldout", grid=grid, heldout="place")
+    seen: set[tuple[str, str, str]] = set()
+    for index in range(100):
+        for scene in (world.picture(index), world.scene(index, 4 + index % 9)):
+            first = scene.acts[0]
+            assert world.admits(scene)
+            assert not World(2, heldout="place").admits(scene)
+            word = place(first.x, first.y)
+            assert is_new_at(first.thing, word)
+            assert first.thing in {one.thing for one in scene.at(0)}
+            seen.add((first.thing.colour, first.thing.kind, word))
+            for one in always(scene):
+                assert one.thing == first.thing or not is_new_at(one.thing, one.place)
+    assert len(seen) > 0.7 * sum(is_new_at(*pair) for pair in PAIRS)
+
+
+@pytest.mark.parametrize("part", ["train", "heldout"])
+def test_scenes_are_as_lively_whatever_is_held_out(part):
+    def shares(world: World) -> np.ndarray:
+        acts = [act for index in range(250) for act in world.scene(index, 10).acts]
+        stays = [act.direction is None for act in acts]
+        return np.array([len(acts) / 250, np.mean(stays), np.mean([act.passes for act in acts])])
+
+    ground, where = shares(World(3, part)), shares(World(3, part, heldout="place"))
+    np.testing.assert_allclose(ground, where, atol=0.08)
+
+
+def test_a_scene_of_one_thing_always_has_it():
+    for part in ("train", "heldout"):
+        world = World(6, part, 1, 1, heldout="place")
+        assert all(len(world.scene(index, seconds).acts) == 1 for index in range(60) for seconds in (1, 4, 30))
+
+
+def test_a_film_is_drawn_few_times_where_places_are_held_out(monkeypatch):
+    """An hour is made about as fast as it is drawn: what things meet is worked out a few times a scene."""
+    worked_out = []
+    motion = Scene._motion.func
+
+    def counted(scene: Scene):
+        worked_out.append(scene)
+        return motion(scene)
+
+    monkeypatch.setattr(Scene._motion, "func", counted)
+    film = World(0, heldout="place").film(0, 600)
+    made = len(worked_out)
+    assert made < 5 * len(film.scenes)
+    for scene in film.scenes:
+        scene.at(0)
+    assert len(worked_out) == made  # and not again when it is drawn
+
+
+def test_scenes_are_of_a_part_by_what_they_show():
+    red = Thing("small", "red", "ring")
+    new = next(word for word in PLACES if is_new_at(red, word))
+    x, y = ((PLACES.index(new) % 3) + 0.5) / 3, (PLACES.index(new) // 3 + 0.5) / 3
+    there = Scene("sand", (Act(red, x, y, 0.0, 0.0, 0.0, 4.0),), 4.0)
+    centre = Scene("sand", (replace(there.acts[0], x=0.5, y=0.5),), 4.0)
+    worlds = World(0, "train", heldout="place"), World(0, "heldout", heldout="place")
+    assert [[world.admits(scene) for scene in (there, centre)] for world in worlds] == [[False, True], [True, False]]
+    # Of things that are only on their way, too: from the centre it goes there and back.
+    passing = Scene("sand", (replace(centre.acts[0], dx=x - 0.5, dy=y - 0.5),), 4.0)
+    assert not worlds[0].admits(passing)
+    assert World(0).admits(passing) != is_new(red, "sand")
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"grid": 6}, "each third of a side, such as 8; got 6"),
+    ({"grid": 2}, "each third of a side, such as 8; got 2"),
+])  # fmt: skip
+def test_a_grid_on_which_things_cannot_stand_in_each_third_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        World(heldout="place", **changes)
+    assert World(**changes).picture(0).acts
+
+
+def test_what_cannot_be_held_out_is_refused():
+    with pytest.raises(ValueError, match="a world holds out ground or place, got 'places'"):
+        World(heldout="places")
 
 
 def test_pictures_hold_whole_things_apart_from_each_other():

@@ -29,9 +29,12 @@ examples:
   ringworld train nano-text --out runs-out/nano     # the demo's model; stop it, start it again, it goes on
   ringworld train debug --devices 8 --mesh sequence=8 --out runs-out/ring
   ringworld evaluate needle --model runs-out/nano --lengths 512,1024 --out runs-out/needle
+  ringworld evaluate film --model runs-out/vision --out runs-out/film
+  ringworld evaluate generation --model runs-out/vision --guidance 1,2,4 --out runs-out/drawn
   ringworld generate text --model runs-out/nano --prompt "The sea was" --max-tokens 32
   ringworld chat --model smollm2                    # a model that others trained, fetched
   ringworld convert smollm2 smollm2-hf --to hugging-face
+  ringworld convert lwm-data.jsonl shards --fields "[caption],vision"
   ringworld train vqgan-nano --out runs-out/eyes    # a tokenizer of frames
   ringworld tokenize films/ --tokenizer runs-out/eyes --out runs-out/codes
   ringworld reconstruct film.mp4 --tokenizer runs-out/eyes --out beside.mp4

@@ -1,11 +1,28 @@
 """`evaluate`: what is measured of a trained model or tokenizer."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import subcommand
 
-from ringworld.cli.values import Count, Counts, Folder, MaybeCount, Names, Number, OfModel, OfTokenizer, Text, default
+from ringworld.cli.values import (
+    Count,
+    Counts,
+    Folder,
+    MaybeCount,
+    Names,
+    Number,
+    Numbers,
+    OfModel,
+    OfTokenizer,
+    Span,
+    Text,
+    default,
+    words,
+)
+
+HeldOut = Literal["ground", "place"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,29 +97,228 @@ class MultiNeedle(Needle):
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity(OfModel):
-    """How well the model predicts held-out text, by the position in its window.
+    """How well the model predicts what it has not seen, by the position in its window: text, or documents of text,
+    pictures and films, of which text and vision are told apart.
 
     Writes perplexity.json and perplexity.png.
 
     Attributes:
         out: the folder for the results.
         length: of a window, in tokens.
-        data: essays, sotu, moby-dick, tiny (no network), or a text file.
-        rows: windows, spread evenly over the text.
+        data: essays, sotu, moby-dick, tiny (no network), a text file, or a folder that `ringworld tokenize` wrote (of
+            which the documents count that training holds out).
+        rows: windows, spread evenly over the text; or rows of documents side by side.
+        every: in documents, the time stands before every so many seconds of a film, as in training; 0: nowhere.
     """
 
     out: Folder
     length: Annotated[MaybeCount, default("the longest that the model was trained on")] = None
     data: Text = "essays"
     rows: Count = 16
+    every: Count = 0
 
     def __call__(self) -> None:
         from ringworld.evaluation.perplexity import evaluate_perplexity
 
         model = self.load(many_rows=True)
         length = model.context_length if self.length is None else self.length
-        result = evaluate_perplexity(model, self.data, length=length, out=self.out, rows=self.rows)
-        print(f"perplexity {result.perplexity:.4g}; see {self.out / 'perplexity'}.json and .png")
+        result = evaluate_perplexity(model, self.data, length=length, out=self.out, rows=self.rows, every=self.every)
+        vision = "" if result.vision_perplexity is None else f" of text, {result.vision_perplexity:.4g} of vision"
+        print(f"perplexity {result.perplexity:.4g}{vision}; see {self.out / 'perplexity'}.json and .png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoNeedle(OfModel):
+    """Hide something in a film of the shapes world and ask for it: lengths of films x depths x rounds.
+
+    Writes video-needle-FORM.json and .png, the heat-map. Started again it goes on, or extends the grid.
+
+    Attributes:
+        out: the folder for the results.
+        lengths: of the films, in frames of one a second.
+        depths: places of what is hidden, evenly from the beginning to the end.
+        rounds: questions at each length and depth.
+        form: what is hidden and asked for: a picture (what was it?), a clip of four frames (which way did it move?),
+            the order of two pictures, or when one was seen (at which minute?).
+        every: the time stands before every so many frames; 0: nowhere.
+        part: films and hidden things like those that training shows, or with what it never shows (heldout).
+        seed: of the films and what is hidden.
+        heldout: what training held out, things on grounds or at places.
+    """
+
+    out: Folder
+    lengths: Counts
+    depths: Count = 5
+    rounds: Count = 2
+    form: Literal["picture", "clip", "order", "when"] = "picture"
+    every: Count = 0
+    part: Literal["train", "heldout"] = "train"
+    seed: Count = 0
+    heldout: HeldOut = "ground"
+
+    def __call__(self) -> None:
+        from ringworld.evaluation.video_needle import evaluate_video_needle
+        from ringworld.generation.answering import Answering
+
+        result = evaluate_video_needle(
+            Answering(self.load(many_rows=True)),
+            lengths=self.lengths,
+            depths=self.depths,
+            rounds=self.rounds,
+            out=self.out,
+            form=self.form,
+            seed=self.seed,
+            part=self.part,
+            every=self.every,
+            heldout=self.heldout,
+        )
+        print(
+            f"{result.grid.accuracy:.1%} right of {len(result.answers)} answers; see "
+            f"{self.out / f'video-needle-{self.form}'}.json and .png"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film(OfModel):
+    """Ask about films of the shapes world as they are: what is where and when, what passed, which came first. What
+    training shows stands beside what it never shows.
+
+    Writes film.json. Started again it goes on, or asks about more films.
+
+    Attributes:
+        out: the folder for the results.
+        films: so many like those trained on, and as many with what is held out.
+        frames: of a film, one a second.
+        scene: seconds of a film's scenes, from so many to so many.
+        things: in a scene, from so many to so many.
+        asked: questions about a film.
+        kinds: of questions, such as what,colour,passed; one that there is not is answered with all there are.
+        every: the time stands before every so many frames; 0: nowhere.
+        seed: of the films.
+        heldout: what training held out, things on grounds or at places.
+    """
+
+    out: Folder
+    films: Count = 16
+    frames: Count = 64
+    scene: Span = (5, 15)
+    things: Span = (1, 3)
+    asked: Annotated[MaybeCount, default("as many as there are kinds")] = None
+    kinds: Annotated[Names, default("all of them")] = ()
+    every: Count = 0
+    seed: Count = 0
+    heldout: HeldOut = "ground"
+
+    def __call__(self) -> None:
+        from ringworld.evaluation.film import Task, evaluate_film
+        from ringworld.generation.answering import Answering
+
+        model = Answering(self.load(many_rows=True))
+        task = Task(self.frames, self.scene, self.things, self.kinds, self.every, self.seed, self.heldout)
+        print(evaluate_film(model, self.out, task, films=self.films, asked=self.asked))
+        print(f"see {self.out / 'film'}.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vqa(OfModel):
+    """Ask questions about pictures and films out of a file, and mark the answers.
+
+    A line of the file is such as {"media": "a.png", "question": "Which colour is the bus?", "answer": ["red", "dark
+    red"], "kind": "colour"}. Writes vqa.json. Started again it goes on.
+
+    Attributes:
+        data: the questions, a .jsonl file; paths in it are relative to it.
+        out: the folder for the results.
+        fps: frames of a film a second, where a line does not say its own.
+        max_frames: of a film, spread evenly over it.
+        max_tokens: an answer has at most so many.
+        question_first: the words come before what is shown, as LWM's models were trained.
+        instructed: with LLaVA's words that ask for a short answer or a letter.
+        batch_tokens: tokens of questions and frames that are read together, which bounds the memory.
+        bad_share: of the pictures and films, so many may be left out, as they cannot be read, before it stops, from 0
+            to 1.
+    """
+
+    data: Annotated[Path, words("FILE", Path)]
+    out: Folder
+    fps: Number = 1.0
+    max_frames: Annotated[MaybeCount, default("all")] = None
+    max_tokens: Count = 16
+    question_first: bool = False
+    instructed: bool = True
+    batch_tokens: Count = 32768
+    bad_share: Number = 0.01
+
+    def __call__(self) -> None:
+        from ringworld.evaluation.vqa import evaluate_vqa
+        from ringworld.generation.answering import Answering
+
+        result = evaluate_vqa(
+            Answering(self.load(many_rows=True)),
+            self.data,
+            self.out,
+            fps=self.fps,
+            max_frames=self.max_frames,
+            max_tokens=self.max_tokens,
+            layout="question first" if self.question_first else "media first",
+            instructed=self.instructed,
+            batch_tokens=self.batch_tokens,
+            bad_share=self.bad_share,
+        )
+        bad = f"; {len(result.unreadable)} pictures and films cannot be read" if result.unreadable else ""
+        print(f"{result.accuracy:.1%} right of {len(result.answers)} answers{bad}; see {self.out / 'vqa'}.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation(OfModel):
+    """Let the model draw captions of the shapes world, and have a reader of its rules say what is right in them. What
+    training shows stands beside what it never shows.
+
+    Writes generation.json, the drawings, and sheets of them, generation-GUIDANCE.png; of films generation-film.json and
+    so on. Started again it goes on, or draws more captions, or with another guidance.
+
+    Attributes:
+        out: the folder for the results.
+        count: captions like those trained on, and as many with what is held out.
+        frames: 1 is a picture, more a film of one frame a second.
+        things: in each, from so many to so many.
+        guidance: how closely captions are followed (CFG), one value or several, with each of which all are drawn.
+        temperature: 0 takes the likeliest token each time; 1 draws as the model says.
+        seed: of the captions and of the draws.
+        batch: drawings that are made at once.
+        heldout: what training held out, things on grounds or at places.
+    """
+
+    out: Folder
+    count: Count = 64
+    frames: Count = 1
+    things: Span = (1, 1)
+    guidance: Numbers = (1.0,)
+    temperature: Number = 1.0
+    seed: Count = 0
+    batch: Count = 16
+    heldout: HeldOut = "ground"
+
+    def __call__(self) -> None:
+        from ringworld.evaluation.drawn import evaluate_drawn
+        from ringworld.generation.drawing import Drawing
+
+        result = evaluate_drawn(
+            Drawing(self.load(many_rows=True)),
+            self.out,
+            heldout=self.heldout,
+            count=self.count,
+            frames=self.frames,
+            things=self.things,
+            guidance=self.guidance,
+            temperature=self.temperature,
+            seed=self.seed,
+            batch=self.batch,
+        )
+        print(result)
+        if len(result.guidances) > 1:
+            print(f"guidance {result.best:g} is the best of the seen ones")
+        print(f"see {self.out / ('generation' if self.frames == 1 else 'generation-film')}.json and the .png files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +357,17 @@ class Tokenizer(OfTokenizer):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained model: needles in a haystack, perplexity; or a tokenizer of frames."""
+    """Measure a trained model: needles in haystacks and in films, perplexity, questions, drawings; or a tokenizer of
+    frames."""
 
     what: (
         Annotated[Needle, subcommand("needle")]
         | Annotated[MultiNeedle, subcommand("multi-needle")]
         | Annotated[Perplexity, subcommand("perplexity")]
+        | Annotated[VideoNeedle, subcommand("video-needle")]
+        | Annotated[Film, subcommand("film")]
+        | Annotated[Vqa, subcommand("vqa")]
+        | Annotated[Generation, subcommand("generation")]
         | Annotated[Tokenizer, subcommand("tokenizer")]
     )
 

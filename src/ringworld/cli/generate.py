@@ -97,6 +97,8 @@ class Chat(OfModel):
 
     Attributes:
         system: what the model is told before the first turn.
+        template: own is the model's, with what is shown before the question; lwm is LWM's, for its released models,
+            with the question before what is shown.
         max_tokens: an answer has at most so many.
         temperature: 0 takes the likeliest token each time; 1 draws as the model says.
         top_k: draw among so many of the likeliest; 0 among all.
@@ -108,6 +110,7 @@ class Chat(OfModel):
     """
 
     system: Annotated[MaybeText, default("what the model's own template says")] = None
+    template: Literal["own", "lwm"] = "own"
     max_tokens: Count = 512
     temperature: Number = 0.0
     top_k: Count = 0
@@ -118,7 +121,7 @@ class Chat(OfModel):
     every: Count = 0
 
     def __call__(self) -> None:
-        chat = self.load(many_rows=False).chat(self.system)
+        chat = self.load(many_rows=False).chat(self.system, self.template)
         from ringworld.generation.terminal import Album, converse
 
         with contextlib.suppress(ImportError):  # lines can be edited and called back, where the system has it

@@ -33,16 +33,16 @@ class Tokenize(OfTokenizer):
 
     def __call__(self) -> None:
         tokenizer = self.load()
-        from ringworld.data.tokenize import BAD, tokenize
+        from ringworld.data.tokenize import tokenize
+        from ringworld.data.tokenized import BAD
         from ringworld.progress import counted
-        from ringworld.weights.tokenizer import fingerprint
 
         with counted("documents") as told:
             summary = tokenize(
                 self.input,
                 tokenizer,
                 self.out,
-                fingerprint=fingerprint(tokenizer),
+                fingerprint=tokenizer.fingerprint,
                 fps=self.fps or None,
                 fit=self.fit,
                 bad_share=self.bad_share,

@@ -36,6 +36,18 @@ def _number(text: str) -> float:
         raise ValueError(f"must be a number; got {text!r}") from None
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(_number, text.split(",")))
+
+
+def _span(text: str) -> tuple[int, int]:
+    """ "1,3" -> 1, 3; "2" -> 2, 2."""
+    least, *more = _wholes(text)
+    if len(more) > 1:
+        raise ValueError(f"must be a whole number, or the smallest and the largest, such as 1,3; got {text!r}")
+    return least, more[0] if more else least
+
+
 def words(metavar: str, read: Callable[[str], Any], write: Callable[[Any], str] = str) -> PrimitiveConstructorSpec[Any]:
     """How tyro reads and shows one kind of value. Its own reading of `int | None` speaks of Python classes."""
     return PrimitiveConstructorSpec(
@@ -50,7 +62,9 @@ def words(metavar: str, read: Callable[[str], Any], write: Callable[[Any], str] 
 Count = Annotated[int, words("N", _whole)]
 Counts = Annotated[tuple[int, ...], words("N,N,...", _wholes, lambda values: ",".join(map(str, values)))]
 Lengths = Annotated[tuple[int, ...], words("N,Nk,...", _lengths, lambda values: ",".join(map(str, values)))]
+Span = Annotated[tuple[int, int], words("N[,N]", _span, lambda values: ",".join(map(str, values)))]
 Number = Annotated[float, words("X", _number)]
+Numbers = Annotated[tuple[float, ...], words("X,X,...", _numbers, lambda values: ",".join(map(str, values)))]
 MaybeCount = Annotated[int | None, words("N", _whole)]
 MaybeMesh = Annotated[str | None, words("AXIS=N,...", str)]
 MaybeNumber = Annotated[float | None, words("X", _number)]
@@ -115,7 +129,8 @@ class OfTokenizer:
     """What every command takes that uses a tokenizer of frames.
 
     Attributes:
-        tokenizer: nano, shipped, for frames of shapes; what `ringworld train vqgan-...` wrote; or a .safetensors file.
+        tokenizer: nano, shipped, for frames of shapes; what `ringworld train vqgan-...` wrote; a .safetensors file; or
+            LWM's vqgan.
     """
 
     tokenizer: Folder

@@ -1,15 +1,49 @@
 """Conversations as documents: what an assistant says and shows is trained on, the rest is read."""
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from operator import itemgetter
+from typing import Any, get_args
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Int32, Integer
 
 from ringworld.data.documents import Document, Span
 from ringworld.errors import UserError
-from ringworld.tokens.chat import ChatTemplate, Message
+from ringworld.tokens.chat import ChatTemplate, Message, Part, Role
 from ringworld.tokens.vocabulary import Vocabulary
+
+
+def said_in(messages: Any) -> list[tuple[Role, dict[str, Any]]]:
+    """The spans of what a raw document has under "messages", each with who says or shows it.
+
+        [{"role": "user", "content": "Draw a cat."}, {"role": "assistant", "content": [{"image": "cat.png"}]}]
+
+    Raises:
+        ValueError: it is no conversation, or nobody answers in it; says why.
+    """
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise ValueError('"messages" must be a list of objects with "role" and "content"')
+    said: list[tuple[Role, dict[str, Any]]] = []
+    for message in messages:
+        role, content = message.get("role"), message.get("content")
+        if role not in get_args(Role):
+            raise ValueError(f'a message must have a "role", one of {", ".join(get_args(Role))}, got {role!r}')
+        parts = [{"text": content}] if isinstance(content, str) else content
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise ValueError(f'a message must have "content", a string or a list of spans, got {content!r}')
+        if any("trained" in part for part in parts):
+            raise ValueError('"trained" does not stand in "messages", of which the answers are trained on')
+        said += [(role, part) for part in parts]
+    if not any(role == "assistant" for role, _ in said):
+        raise ValueError('"messages" must have an answer, what an assistant says or shows')
+    return said
+
+
+def messages_of(said: Iterable[tuple[Role, Part]]) -> list[Message]:
+    """A conversation from who says or shows what, in order: what one says on end is one message."""
+    return [{"role": role, "content": [part for _, part in parts]} for role, parts in groupby(said, key=itemgetter(0))]
 
 
 def conversation(messages: Sequence[Message], template: ChatTemplate, vocabulary: Vocabulary) -> Document:
@@ -21,10 +55,69 @@ def conversation(messages: Sequence[Message], template: ChatTemplate, vocabulary
     Raises:
         UserError: the template does not write a conversation as a continuation of its beginning.
     """
-    ids: list[int] = []
+    ids, answers = _encoded(messages, template)
+    return _spans(np.array(ids, np.int32), answers, vocabulary)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question and its answer in ids, of which the answer's begin at `answer`."""
+
+    ids: Int32[np.ndarray, "n"]
+    answer: int
+
+
+class LongReading:
+    """Puts together conversations in which something long is shown once and then asked about, turn by turn.
+
+    The ids are those of `conversation`, in a time that grows with the turns and not with their square: of a turn but
+    the first it is taken for granted that its ids do not depend on what was said in those before.
+    """
+
+    def __init__(self, template: ChatTemplate, vocabulary: Vocabulary) -> None:
+        """Raises UserError as `conversation`."""
+        self._template, self._vocabulary = template, vocabulary
+        self._before: list[Message] = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "?"}]
+        self._before_ids, _ = _encoded(self._before, template)
+
+    def opening(self, shown: Sequence[Part], question: str, answer: str) -> Exchange:
+        """What is shown, and the first question about it. Raises UserError as `conversation`."""
+        turns: list[Message] = [
+            {"role": "user", "content": [*shown, f"\n{question}"]},
+            {"role": "assistant", "content": answer},
+        ]
+        ids, ((start, _),) = _encoded(turns, self._template)
+        return Exchange(np.array(ids, np.int32), start)
+
+    def following(self, question: str, answer: str) -> Exchange:
+        """Another question. Raises UserError as `conversation`."""
+        turns: list[Message] = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        ids, ((start, _),) = _encoded([*self._before, *turns], self._template, self._before_ids, len(self._before))
+        known = len(self._before_ids)
+        return Exchange(np.array(ids[known:], np.int32), start - known)
+
+    def document(self, exchanges: Sequence[Exchange]) -> Document:
+        """An opening and what follows it, as a document whose answers are trained on: each one's tokens weigh 1 in
+        all."""
+        ends = np.cumsum([len(exchange.ids) for exchange in exchanges]).tolist()
+        answers = [
+            (end - len(exchange.ids) + exchange.answer, end) for exchange, end in zip(exchanges, ends, strict=True)
+        ]
+        return _spans(np.concatenate([exchange.ids for exchange in exchanges]), answers, self._vocabulary)
+
+
+def _encoded(
+    messages: Sequence[Message], template: ChatTemplate, ids: list[int] | None = None, known: int = 0
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """The ids of a conversation up to the end of its last answer, and from where to where in them each answer is.
+
+    Args:
+        ids: those of the first `known` turns, whose answers are left out of what is returned.
+    """
+    ids = ids or []
     answers: list[tuple[int, int]] = []
     for turn, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if turn < known or message["role"] != "assistant":
             continue
         asked = template.encode(messages[:turn], add_generation_prompt=True)
         answered = template.encode(messages[: turn + 1])
@@ -37,7 +130,7 @@ def conversation(messages: Sequence[Message], template: ChatTemplate, vocabulary
         stop = len(asked) + answered[len(asked) :].index(template.end) + 1
         answers.append((len(asked), stop))
         ids = answered[:stop]
-    return _spans(np.array(ids, np.int32), answers, vocabulary)
+    return ids, answers
 
 
 def vision_alone(ids: Integer[np.ndarray, " n"], vocabulary: Vocabulary) -> Document:

@@ -70,6 +70,11 @@ def split(texts: Sequence[Text], part: Part) -> list[Text]:
     return [text for text, out in zip(texts, heldout, strict=True) if out == (part == "heldout")]
 
 
+def texts_of(corpora: Sequence[str], part: Part) -> list[str]:
+    """The part's texts of all the corpora; each is split by itself, so that adding one moves no text of another."""
+    return [text for name in corpora for _, text in split(load_corpus(name), part)]
+
+
 def held_out(titles: Sequence[str], sizes: Sequence[int]) -> list[bool]:
     """Which of the titles are held out: in the order of their hashes, as many as stay within 20% of the total size."""
     allowed = HELDOUT_SHARE * sum(sizes)

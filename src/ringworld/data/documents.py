@@ -1,10 +1,9 @@
-"""Documents: what a model reads as one connected thing, and the files that hold them.
+"""Documents: what a model reads as one connected thing; texts of them, and files with one a line.
 
 A source is a random-access sequence of documents: `source[i]` depends on i alone, so that a stream can be continued
 anywhere.
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -18,15 +17,12 @@ from jaxtyping import Float32, Int32, Int64
 
 from ringworld.errors import UserError
 from ringworld.tokens.text import TextTokenizer
-from ringworld.tokens.vocabulary import Vocabulary
 
 # The length that a generator states which never runs out of documents; each of its documents is drawn anew anyway.
 ENDLESS = 1 << 48
 
 Item = TypeVar("Item", covariant=True)
-_MODALITIES = ("text", "vision")
 _SHOWN = 3
-_MAX_WEIGHT = float(np.finfo(np.float32).max)
 
 _log = logging.getLogger(__name__)
 
@@ -130,44 +126,6 @@ def read_text_folder(path: str | os.PathLike[str], tokenizer: TextTokenizer) -> 
     return TextFolder(paths, tokenizer)
 
 
-class JsonlDocuments:
-    """A source of JSON lines: what `read_jsonl` returns. Lines are checked once, and read when they are asked for.
-
-    `skipped` says of every malformed line "file:line: reason".
-    """
-
-    def __init__(
-        self, path: Path, tokenizer: TextTokenizer, offsets: np.ndarray, sizes: np.ndarray, skipped: tuple[str, ...]
-    ) -> None:
-        self.path = path
-        self.sizes = sizes
-        self.skipped = skipped
-        self._offsets = offsets
-        self._tokenizer = tokenizer
-
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    def __getitem__(self, index: int) -> Document:
-        with self.path.open("rb") as file:
-            file.seek(self._offsets[index])
-            line = file.read(self.sizes[index])
-        spans = _parse(line, self._tokenizer.vocabulary)
-        return Document(tuple(_span(part, weight, self._tokenizer) for part, weight in spans))
-
-
-def read_jsonl(path: str | os.PathLike[str], tokenizer: TextTokenizer, *, bad_share: float = 0.01) -> JsonlDocuments:
-    """Documents from a file of JSON objects, one a line; docs/data.md has the format. Empty lines do not count.
-
-    Malformed lines are skipped: the log names the first of them by file and line and says how many there are.
-    Raises UserError when the file cannot be read, holds no document, or more than `bad_share` of its lines are
-    malformed.
-    """
-    path = Path(path)
-    lines, skipped = checked_lines(path, lambda line, _: _parse(line, tokenizer.vocabulary), bad_share=bad_share)
-    return JsonlDocuments(path, tokenizer, lines[:, 1], lines[:, 2], skipped)
-
-
 class Malformed(Exception):
     """Why a line is not a document."""
 
@@ -218,54 +176,3 @@ def checked_lines(
 def first_of(reasons: Sequence[str]) -> str:
     """The first few of many, for a sentence."""
     return "; ".join(reasons[:_SHOWN]) + ("; ..." if len(reasons) > _SHOWN else "")
-
-
-def _parse(line: bytes, vocabulary: Vocabulary) -> list[tuple[dict[str, Any], float]]:
-    """The line's spans, checked, each with its weight; not tokenised yet."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise Malformed(f"must be a JSON object, got {type(value).__name__}")
-    parts = value.get("spans", [value] if "text" in value else None)
-    if not isinstance(parts, list) or not parts:
-        raise Malformed('must have "text" or a list "spans" that is not empty')
-    if not all(isinstance(part, dict) for part in parts):
-        raise Malformed("every span must be a JSON object")
-    default = not any("trained" in part for part in parts)
-    for part in parts:
-        _check(part, vocabulary)
-    return [(part, float(part.get("trained", default))) for part in parts]
-
-
-def _check(part: dict[str, Any], vocabulary: Vocabulary) -> None:
-    trained = part.get("trained", True)
-    if not isinstance(trained, bool | int | float) or not 0 <= trained <= _MAX_WEIGHT:
-        raise Malformed(f'"trained" must be true, false or a number from 0 up, got {trained!r}')
-    if "text" in part:
-        if not isinstance(part["text"], str):
-            raise Malformed(f'"text" must be a string, got {type(part["text"]).__name__}')
-        try:
-            part["text"].encode()
-        except UnicodeEncodeError as error:
-            raise Malformed(f'"text" is not Unicode: half a surrogate pair at {error.start}') from error
-        return
-    if "ids" not in part:
-        raise Malformed(f'a span must have "text", or "modality" and "ids", got {sorted(part)}')
-    modality = part.get("modality", "text")
-    known = _MODALITIES[: len(vocabulary.modalities)]
-    if modality not in known:
-        raise Malformed(f'"modality" must be one of {", ".join(known)}, got {modality!r}')
-    ids = part["ids"]
-    if not isinstance(ids, list) or not all(type(i) is int for i in ids):
-        raise Malformed('"ids" must be a list of integers')
-    allowed = vocabulary.modalities[known.index(modality)]
-    if outside := [i for i in ids if not allowed.start <= i < allowed.stop]:
-        raise Malformed(f'"ids" of {modality} must be {allowed.start} to {allowed.stop - 1}, got {outside[0]}')
-
-
-def _span(part: dict[str, Any], weight: float, tokenizer: TextTokenizer) -> Span:
-    if "text" in part:
-        return Span("text", np.array(tokenizer.encode(part["text"]), np.int32), weight)
-    return Span(part.get("modality", "text"), np.array(part["ids"], np.int32), weight)

@@ -4,6 +4,9 @@ LANES. Row r of every batch is fed by documents r, r + B, r + 2B, ... of the str
 depends on nothing but its number: not on how many processes read the stream, nor on which of them reads it. The whole
 state of a lane is the document it is at, how much of it has been used, and the documents that wait for a row with room
 for them, which is what a checkpoint holds.
+
+ROWS OF THEIR OWN. Where documents of several sources are not to share rows, a row has a lane for each of them, and
+which one it goes on with in a batch depends on the numbers of row and batch alone.
 """
 
 from collections import deque
@@ -51,8 +54,7 @@ class Mix(Generic[Item]):
         self._seed = seed
         self._shuffle = shuffle
         self._counts = _shares(weights)
-        pattern = np.repeat(np.arange(len(sources)), self._counts)
-        self._pattern = np.random.default_rng((seed, len(sources))).permutation(pattern)
+        self._pattern = _pattern(self._counts, seed)
         # Which of its source's documents a position of the pattern takes.
         self._rank = np.zeros(_PERIOD, np.int64)
         for index, count in enumerate(self._counts):
@@ -89,6 +91,11 @@ def mix(sources: Sequence[RandomAccess[Item]], weights: Sequence[float], seed: i
     return Mix(sources, weights, seed, shuffle)
 
 
+def _pattern(counts: np.ndarray, seed: int) -> np.ndarray:
+    """Which source has each of _PERIOD positions."""
+    return np.random.default_rng((seed, len(counts))).permutation(np.repeat(np.arange(len(counts)), counts))
+
+
 def _shares(weights: Sequence[float]) -> np.ndarray:
     """How many of _PERIOD positions each source has: at least one, and the largest remainders rounded up."""
     exact = np.array(weights, np.float64) / sum(weights) * _PERIOD
@@ -110,10 +117,14 @@ class _Lane:
 
 
 class PackedLoader(Iterator[Batch]):
-    """Packs a source into batches of `batch_size` rows of `sequence_length`, of which this process builds only `rows`.
+    """Packs sources into batches of `batch_size` rows of `sequence_length`, of which this process builds only `rows`.
+
+    Documents of several sources do not share rows: source k has the share shares[k] / sum(shares) of the rows, to about
+    0.1%, in an order that `seed` decides. (Documents of a `mix` lie side by side.)
 
     policy: "split" cuts a document at the row's end and goes on with it in the lane's next row, as a segment of its
-    own; "whole" lets it wait for a row that has room for all of it, and fills this one with what comes after it.
+    own; "whole" lets it wait for a row that has room for all of it, and fills this one with what comes after it;
+    "split long" cuts those that are longer than a row and keeps the others whole.
     normalization: as in `pack_row`. The next `prefetch` batches are built in a thread; `get_state` tells of what was
     handed out, so what was built ahead is neither lost nor repeated.
 
@@ -124,13 +135,14 @@ class PackedLoader(Iterator[Batch]):
         UserError: a batch without rows, or rows without targets; and from `next`, with the policy "whole", a document
             longer than a row.
         ValueError: `rows` is not within the batch, or is a part of it while the source is finite: then processes would
-            stop at different times.
+            stop at different times. Several sources of which one is finite, or not a share for each.
     """
 
     def __init__(
         self,
-        dataset: Source,
-        *,
+        *datasets: Source,
+        shares: Sequence[float] = (1.0,),
+        seed: int = 0,
         batch_size: int,
         sequence_length: int,
         vocabulary: Vocabulary,
@@ -144,9 +156,17 @@ class PackedLoader(Iterator[Batch]):
         rows = range(batch_size) if rows is None else rows
         if not rows or rows.step != 1 or rows.start < 0 or rows.stop > batch_size:
             raise ValueError(f"rows must be a range within 0 to {batch_size - 1}, got {rows}")
-        if len(dataset) < ENDLESS and len(rows) < batch_size:
+        finite = any(len(dataset) < ENDLESS for dataset in datasets)
+        if finite and len(rows) < batch_size:
             raise ValueError("a finite source cannot be read by several processes; make it endless with mix")
-        self._dataset = dataset
+        if len(datasets) != len(shares) or (finite and len(datasets) > 1):
+            raise ValueError(
+                f"rows of their own take endless sources (mix) and a share for each, got {len(datasets)} sources and "
+                f"{len(shares)} shares"
+            )
+        self._datasets = datasets
+        self._pattern = _pattern(_shares(shares), seed)
+        self._batches = 0
         self._batch_size = batch_size
         self._length = sequence_length
         self._vocabulary = vocabulary
@@ -154,7 +174,7 @@ class PackedLoader(Iterator[Batch]):
         self._normalization: Normalization = normalization
         self._rows = rows
         self._prefetch = prefetch
-        self._lanes = [_Lane(row, 0, []) for row in rows]
+        self._lanes = [[_Lane(row, 0, []) for _ in datasets] for row in rows]  # of each row: one for each source
         self._state = self._snapshot()
         self._ahead: deque[Future[tuple[Batch | None, dict[str, Any]]]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="packing") if prefetch else None
@@ -190,8 +210,11 @@ class PackedLoader(Iterator[Batch]):
         if missing:
             raise ValueError(f"this state lacks the lanes {missing}; join the states of all processes")
         self._drain()
-        lanes = (state["lanes"][str(row)] for row in self._rows)
-        self._lanes = [_Lane(index, offset, list(waiting)) for index, offset, waiting in lanes]
+        rows = [state["lanes"][str(row)] for row in self._rows]
+        if len(self._datasets) == 1:
+            rows = [[lane] for lane in rows]
+        self._lanes = [[_Lane(index, offset, list(waiting)) for index, offset, waiting in lanes] for lanes in rows]
+        self._batches = state.get("batches", 0)  # states of earlier versions do not say it, and are of one source
         self._state = self._snapshot()
 
     def close(self) -> None:
@@ -207,54 +230,67 @@ class PackedLoader(Iterator[Batch]):
                 future.exception()
 
     def _snapshot(self) -> dict[str, Any]:
-        lanes = {
-            str(row): [lane.index, lane.offset, list(lane.waiting)]
-            for row, lane in zip(self._rows, self._lanes, strict=True)
-        }
-        return {"batch_size": self._batch_size, "sequence_length": self._length, "lanes": lanes}
+        lanes: dict[str, Any] = {}
+        for row, of_sources in zip(self._rows, self._lanes, strict=True):
+            saved = [[lane.index, lane.offset, list(lane.waiting)] for lane in of_sources]
+            lanes[str(row)] = saved if len(saved) > 1 else saved[0]
+        sizes = {"batch_size": self._batch_size, "sequence_length": self._length}
+        return {**sizes, "batches": self._batches, "lanes": lanes}
 
     def _build(self) -> tuple[Batch | None, dict[str, Any]]:
-        rows = [self._row(lane) for lane in self._lanes]
+        rows = [self._row(row, lanes) for row, lanes in zip(self._rows, self._lanes, strict=True)]
+        self._batches += 1
         if not any(segments.any() for _, _, segments, _, _ in rows):
             return None, self._snapshot()
         return Batch(*(np.stack(arrays) for arrays in zip(*rows, strict=True))), self._snapshot()
 
-    def _row(self, lane: _Lane) -> Row:
-        pieces = self._whole(lane) if self._policy == "whole" else self._split(lane)
+    def _row(self, row: int, lanes: list[_Lane]) -> Row:
+        source = self._pattern[(self._batches * self._batch_size + row) % _PERIOD]
+        pack = self._split if self._policy == "split" else self._whole
+        pieces = pack(lanes[source], self._datasets[source])
         return pack_row(pieces, self._length, self._vocabulary, self._normalization)
 
-    def _split(self, lane: _Lane) -> list[tuple[Framed, int]]:
+    def _split(self, lane: _Lane, dataset: Source) -> list[tuple[Framed, int]]:
         """The lane's next documents, the last one cut at the row's end."""
         pieces: list[tuple[Framed, int]] = []
         room = self._length
-        while room and lane.index < len(self._dataset):
-            document = self._document(lane, lane.index)
-            pieces.append((document, lane.offset))
-            used = min(len(document) - lane.offset, room)
-            room -= used
-            lane.offset += used
-            # The last token alone would be a piece without a target.
-            if lane.offset >= len(document) - 1:
-                del lane.framed[lane.index]
-                lane.index, lane.offset = lane.index + self._batch_size, 0
+        while room and lane.index < len(dataset):
+            room -= self._cut(lane, dataset, room, pieces)
         return pieces
 
-    def _whole(self, lane: _Lane) -> list[tuple[Framed, int]]:
-        """Documents that fit: first of those that wait, the oldest before all others, then of those that come."""
+    def _cut(self, lane: _Lane, dataset: Source, room: int, pieces: list[tuple[Framed, int]]) -> int:
+        """Takes as much of the document that the lane is at as there is room for; returns how much that was."""
+        document = self._document(lane, dataset, lane.index)
+        pieces.append((document, lane.offset))
+        used = min(len(document) - lane.offset, room)
+        lane.offset += used
+        # The last token alone would be a piece without a target.
+        if lane.offset >= len(document) - 1:
+            del lane.framed[lane.index]
+            lane.index, lane.offset = lane.index + self._batch_size, 0
+        return used
+
+    def _whole(self, lane: _Lane, dataset: Source) -> list[tuple[Framed, int]]:
+        """Documents that fit: first of those that wait, the oldest before all others, then of those that come. Before
+        them all, what is left of one that is longer than a row."""
         pieces: list[tuple[Framed, int]] = []
         room = self._length
+        if lane.offset:
+            room -= self._cut(lane, dataset, room, pieces)
         waiting, lane.waiting = lane.waiting, []
-        while room and (waiting or (lane.index < len(self._dataset) and len(lane.waiting) < _WAITING)):
-            if waiting:
-                index = waiting.pop(0)
-            else:
-                index, lane.index = lane.index, lane.index + self._batch_size
-            document = self._document(lane, index)
+        while room and (waiting or (lane.index < len(dataset) and len(lane.waiting) < _WAITING)):
+            index = waiting.pop(0) if waiting else lane.index
+            document = self._document(lane, dataset, index)
             if len(document) > self._length:
-                raise UserError(
-                    f"document {index} has {len(document)} tokens with bos and eos, but a row has {self._length}; "
-                    'take longer rows, shorter documents or the packing "split"'
-                )
+                if self._policy == "whole":
+                    raise UserError(
+                        f"document {index} has {len(document)} tokens with bos and eos, but a row has {self._length}; "
+                        'take longer rows, shorter documents or the packing "split long"'
+                    )
+                room -= self._cut(lane, dataset, room, pieces)
+                continue
+            if index == lane.index:
+                lane.index += self._batch_size
             if len(document) > room:
                 lane.waiting.append(index)
                 continue
@@ -263,9 +299,9 @@ class PackedLoader(Iterator[Batch]):
         lane.waiting += waiting
         return pieces
 
-    def _document(self, lane: _Lane, index: int) -> Framed:
+    def _document(self, lane: _Lane, dataset: Source, index: int) -> Framed:
         if index not in lane.framed:
-            lane.framed[index] = frame(self._dataset[index], self._vocabulary)
+            lane.framed[index] = frame(dataset[index], self._vocabulary)
         return lane.framed[index]
 
 

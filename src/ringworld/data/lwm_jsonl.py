@@ -1,4 +1,4 @@
-"""The data files of the released LWM, read as documents and converted to ringworld's own JSON lines.
+"""The data files of the released LWM, read as documents and converted to shards or to ringworld's own JSON lines.
 
 An object a line, and a spec of the fields that make a document: names with commas between them.
 
@@ -17,20 +17,32 @@ import json
 import logging
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from ringworld.data.documents import Document, Malformed, Span, checked_lines, first_of
-from ringworld.data.multimodal import vision_spans
+from ringworld.data.documents import Document, Malformed, checked_lines, first_of
+from ringworld.data.multimodal import model_spans
+from ringworld.data.tokenized import (
+    BAD,
+    SHARD,
+    MarkSpan,
+    TextSpan,
+    TokenizedDocument,
+    TokenizedSpan,
+    VisionSpan,
+    shard_name,
+    write_shard,
+)
 from ringworld.errors import UserError
-from ringworld.files import replacing
+from ringworld.files import appearing_folder, is_free, replacing, write_atomically
 from ringworld.tokens.text import TextTokenizer
-from ringworld.tokens.vocabulary import Vocabulary
+from ringworld.tokens.vocabulary import LWM, Vocabulary
 
 BOS, EOS = "<|bos|>", "<|eos|>"
 _NO_SPACE = "names stand between commas, without spaces around them"
@@ -87,29 +99,56 @@ def _field(part: str, spec: str) -> Field:
     return Field(names, trained)
 
 
-class LwmDocuments:
-    """A source of LWM's lines: what `read_lwm_jsonl` returns. Lines are checked once, and read when they are asked for.
+class LwmLines:
+    """The documents of a data file of LWM's, with codes as they are there and texts as texts. Lines are checked once,
+    and read when they are asked for.
 
-    `skipped` says of every malformed line "file:line: reason", `warnings` the same of what LWM's reader takes
-    otherwise; of a spec for all lines, the first one.
+    A vision's codes come without terminators, as LWM has them, or with all of them: eof (the number after the codes)
+    behind each frame, eov (the one after that) behind the last. A bos or eos that the spec itself has at an end of the
+    document stands there once; LWM's reader writes two, so the log warns. Malformed lines are skipped: the log names
+    the first of them by file and line and says how many there are. Empty lines do not count.
+
+    Args:
+        fields: the spec of all lines, or where in each line it stands.
+        vocabulary: of the frames and codes that there may be.
+
+    Attributes:
+        skipped: of every malformed line "file:line: reason",
+        warnings: and the same of what LWM's reader takes otherwise; of a spec for all lines, the first one.
+
+    Raises:
+        UserError: the spec is wrong, the file cannot be read, holds no document, or more than `bad_share` of its lines
+            are malformed.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: str | os.PathLike[str],
         fields: str | InLine,
-        tokenizer: TextTokenizer,
-        lines: Int64[np.ndarray, "documents 3"],
-        skipped: tuple[str, ...],
-        warnings: tuple[str, ...],
+        vocabulary: Vocabulary,
+        *,
+        bad_share: float = 0.01,
     ) -> None:
-        """`lines`: number (from 1), offset and size in bytes of each."""
-        self.path = path
-        self.skipped = skipped
-        self.warnings = warnings
+        self.path = path = Path(path)
         self._fields = fields
-        self._tokenizer = tokenizer
-        self._lines = lines
+        self._vocabulary = vocabulary
+        if isinstance(fields, str):
+            parse_fields(fields)
+        warnings: list[str] = []
+
+        def check(line: bytes, number: int) -> None:
+            try:
+                values, parts = _parse(line, number, fields)
+                _check(values, parts, vocabulary)
+            except UserError as error:
+                raise Malformed(str(error)) from error
+            if (twice := _twice(parts)) and not (warnings and isinstance(fields, str)):
+                warnings.append(f"{path}:{number}: {twice}")
+
+        self._lines, self.skipped = checked_lines(path, check, bad_share=bad_share)
+        self.warnings = tuple(warnings)
+        if warnings:
+            _log.warning("read otherwise than by LWM: %s", first_of(warnings))
 
     @property
     def sizes(self) -> Int64[np.ndarray, " documents"]:
@@ -119,50 +158,41 @@ class LwmDocuments:
     def __len__(self) -> int:
         return len(self._lines)
 
-    def __getitem__(self, index: int) -> Document:
+    def __getitem__(self, index: int) -> TokenizedDocument:
         number, offset, size = self._lines[index].tolist()
         with self.path.open("rb") as file:
             file.seek(offset)
             values, fields = _parse(file.read(size), number, self._fields)
-        return Document(tuple(_spans(values, fields, self._tokenizer)))
+        return TokenizedDocument(f"{self.path.name}:{number}", tuple(_spans(values, fields, self._vocabulary)))
+
+
+class LwmDocuments:
+    """A source of LWM's lines: what `read_lwm_jsonl` returns. `lines` says what was skipped."""
+
+    def __init__(self, lines: LwmLines, tokenizer: TextTokenizer) -> None:
+        self.lines = lines
+        self._tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> Document:
+        spans = (model_spans(span, float(span.trained or 0), self._tokenizer) for span in self.lines[index].spans)
+        return Document(tuple(chain.from_iterable(spans)))
 
 
 def read_lwm_jsonl(
     path: str | os.PathLike[str], fields: str | InLine, tokenizer: TextTokenizer, *, bad_share: float = 0.01
 ) -> LwmDocuments:
-    """Documents from a data file of LWM's, in the ids of `tokenizer.vocabulary`. Empty lines do not count.
-
-    A vision's codes come without terminators, as LWM has them, or with all of them: eof (the number after the codes)
-    behind each frame, eov (the one after that) behind the last. A bos or eos that the spec itself has at an end of the
-    document stands there once; LWM's reader writes two, so the log warns. Malformed lines are skipped: the log names
-    the first of them by file and line and says how many there are.
+    """Documents from a data file of LWM's, in the ids of `tokenizer.vocabulary`.
 
     Args:
-        fields: the spec of all lines, or where in each line it stands.
         tokenizer: of the model (`TextTokenizer.of` gives a vocabulary with vision).
 
     Raises:
-        UserError: the spec is wrong, the file cannot be read, holds no document, or more than `bad_share` of its lines
-            are malformed.
+        UserError: as `LwmLines`.
     """
-    path = Path(path)
-    if isinstance(fields, str):
-        parse_fields(fields)
-    warnings: list[str] = []
-
-    def check(line: bytes, number: int) -> None:
-        try:
-            values, parts = _parse(line, number, fields)
-            _check(values, parts, tokenizer.vocabulary)
-        except UserError as error:
-            raise Malformed(str(error)) from error
-        if (twice := _twice(parts)) and not (warnings and isinstance(fields, str)):
-            warnings.append(f"{path}:{number}: {twice}")
-
-    lines, skipped = checked_lines(path, check, bad_share=bad_share)
-    if warnings:
-        _log.warning("read otherwise than by LWM: %s", first_of(warnings))
-    return LwmDocuments(path, fields, tokenizer, lines, skipped, tuple(warnings))
+    return LwmDocuments(LwmLines(path, fields, tokenizer.vocabulary, bad_share=bad_share), tokenizer)
 
 
 def convert_lwm_jsonl(
@@ -172,14 +202,14 @@ def convert_lwm_jsonl(
     tokenizer: TextTokenizer,
     *,
     bad_share: float = 0.01,
-) -> LwmDocuments:
+) -> LwmLines:
     """Writes a data file of LWM's as ringworld's tokenised JSON lines, which `read_jsonl` reads: whole or not at all.
 
     Returns:
-        What was written, as a source.
+        What was written.
 
     Raises:
-        UserError: as `read_lwm_jsonl`; and when `out` is there already or cannot be written.
+        UserError: as `LwmLines`; and when `out` is there already or cannot be written.
     """
     out = Path(out)
     if out.exists():
@@ -191,7 +221,47 @@ def convert_lwm_jsonl(
                 file.write(_line(documents[index]))
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}; give another name") from error
-    return documents
+    return documents.lines
+
+
+def shards_of_lwm_jsonl(
+    path: Path,
+    out: Path,
+    fields: str | InLine,
+    vocabulary: Vocabulary = LWM,
+    *,
+    bad_share: float = 0.01,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> LwmLines:
+    """Writes a data file of LWM's as a folder of shards, such as `tokenize` writes: whole or not at all.
+
+    Text stays text, so they serve any language model whose frames are the vocabulary's. `bad.jsonl` in the folder lists
+    the lines that were left out.
+
+    Args:
+        progress: told of documents done, of all.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: as `LwmLines`; and when there is something in `out`, or it cannot be written.
+    """
+    if not is_free(out):
+        raise UserError(f"{out} is there already, and is not an empty folder: remove it, or give another name")
+    lines = LwmLines(path, fields, vocabulary, bad_share=bad_share)
+    bad = (text.removeprefix(f"{path}:").partition(": ") for text in lines.skipped)
+    try:
+        with appearing_folder(out) as folder:
+            for first in range(0, len(lines), SHARD):
+                some = range(first, min(first + SHARD, len(lines)))
+                write_shard(folder / shard_name(first // SHARD), [lines[index] for index in some])
+                progress(some.stop, len(lines))
+            listed = (json.dumps({"source": f"{path.name}:{n}", "reason": reason}) + "\n" for n, _, reason in bad)
+            write_atomically(folder / BAD, "".join(listed))
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}; give another name") from error
+    return lines
 
 
 def _line(document: Document) -> str:
@@ -307,19 +377,21 @@ def _twice(fields: tuple[Field, ...]) -> str:
     )
 
 
-def _spans(values: dict[str, Any], fields: tuple[Field, ...], tokenizer: TextTokenizer) -> Iterator[Span]:
-    """A checked line's spans, but for a bos at its beginning, which whoever packs it adds."""
-    vocabulary = tokenizer.vocabulary
-    ends = {BOS: vocabulary.opening, EOS: (vocabulary.eos,)}
-    for field in fields:
-        name = field.names[0]
-        weight = float(field.trained)
-        if name in ends:
-            yield Span("text", np.array(ends[name], np.int32), weight)
+def _spans(values: dict[str, Any], fields: tuple[Field, ...], vocabulary: Vocabulary) -> Iterator[TokenizedSpan]:
+    """A checked line's spans. Whoever packs a document adds a bos at its beginning, and at its end an eos that weighs
+    what comes before it; where LWM's weighs otherwise, it is a span."""
+    begins, ends = fields[0].names == (BOS,), fields[-1].names == (EOS,)
+    ending = fields[-1].trained if ends else True
+    weighs = False
+    for field in fields[begins : len(fields) - ends]:
+        name, trained = field.names[0], field.trained
+        if name in (BOS, EOS):
+            span: TokenizedSpan = MarkSpan("bos" if name == BOS else "eos", trained)
         elif field.is_vision:
-            yield from vision_spans(_frames(values, name, vocabulary), weight, vocabulary)
+            span = VisionSpan(_frames(values, name, vocabulary).astype(np.int32), None, trained)
         else:
-            text = " ".join(values[name] for name in field.names)
-            yield Span("text", np.array(tokenizer.encode(text), np.int32), weight)
-    if fields[-1].names != (EOS,):
-        yield Span("text", np.array(ends[EOS], np.int32), 1.0)
+            span = TextSpan(" ".join(values[name] for name in field.names), trained)
+        weighs = weighs if isinstance(span, TextSpan) and not span.text else trained
+        yield span
+    if ending != weighs:
+        yield MarkSpan("eos", ending)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ringworld.data.conversations import said_in
 from ringworld.errors import UserError
 
 # A folder may hold anything else, too; a file that is named itself may be called as it likes.
@@ -58,8 +59,11 @@ def _of_file(path: Path, name: str, fps: float | None) -> list[RawDocument]:
 def _of_line(line: bytes, path: Path, source: str, fps: float | None) -> RawDocument:
     try:
         value = json.loads(line)
-        parts = value.get("spans", [value])
-        spans = tuple(_raw_span(part, path.parent, fps) for part in parts)
+        if "messages" in value:
+            said = said_in(value["messages"])
+            spans = tuple({**_raw_span(part, path.parent, fps), "role": role} for role, part in said)
+        else:
+            spans = tuple(_raw_span(part, path.parent, fps) for part in value.get("spans", [value]))
     except (ValueError, AttributeError, TypeError) as error:
         return RawDocument(source, wrong=f"not a raw document ({error})")
     return RawDocument(source, spans) if spans else RawDocument(source, wrong="no spans in it")

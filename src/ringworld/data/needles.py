@@ -188,12 +188,8 @@ class Wording:
         self.cities = [ids(f" {city}") for city in CITIES]
 
 
-class Haystack:
-    """Prose as ids (`ids`, int32 [tokens]), and the fixed wording as ids, ready to be put together.
-
-    Raises UserError when there is no text, or the tokenizer does not take digits one by one: then numbers in a needle
-    and in its answer might be other tokens.
-    """
+class Prose:
+    """Texts as ids (`ids`, int32 [tokens]), to be cut to any length. Raises UserError when there is no text."""
 
     def __init__(self, tokenizer: TextTokenizer, texts: Sequence[str]) -> None:
         self.tokenizer = tokenizer
@@ -208,7 +204,6 @@ class Haystack:
         self._begins_with_space = np.array([text.startswith(" ") for text in decoded])
         ends = np.flatnonzero(self._ends_sentence[self.ids]) + 1
         self._starts = np.append(0, ends[ends < len(self.ids)])
-        self.wording = Wording(tokenizer)
 
     def slice(self, length: int, rng: np.random.Generator) -> Int32[np.ndarray, "length"]:
         """`length` ids of prose from the start of a random sentence; past the end it goes on from the beginning."""
@@ -223,6 +218,26 @@ class Haystack:
 
     def begins_with_space(self, ids: Int32[np.ndarray, "tokens"]) -> bool:
         return len(ids) > 0 and bool(self._begins_with_space[ids[0]])
+
+    def places(self, ids: Int32[np.ndarray, "tokens"], depths: Sequence[float]) -> list[int]:
+        """Where in some prose needles go: the last sentence end at or before each depth, the start where there is
+        none."""
+        ends = np.append(0, self.sentence_ends(ids))
+        wanted = np.array(depths) * len(ids)
+        found = ends[np.searchsorted(ends, wanted, side="right") - 1]
+        return np.where(wanted >= len(ids), len(ids), found).tolist()
+
+
+class Haystack(Prose):
+    """Prose, and the fixed wording as ids, ready to be put together.
+
+    Raises UserError when there is no text, or the tokenizer does not take digits one by one: then numbers in a needle
+    and in its answer might be other tokens.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, texts: Sequence[str]) -> None:
+        super().__init__(tokenizer, texts)
+        self.wording = Wording(tokenizer)
 
 
 @dataclass(frozen=True)
@@ -303,13 +318,13 @@ def build_example(
             "needles"
         )
     prose = haystack.slice(room, rng)
-    places = _places(haystack, prose, depths)
+    places = haystack.places(prose, depths)
     space = frame.space
     if haystack.begins_with_space(prose) and min(places) > 0:
         space = space[:0]
     else:
         prose = prose[: room - len(space)]
-        places = _places(haystack, prose, depths)
+        places = haystack.places(prose, depths)
 
     parts = [words.bos, frame.head, space]
     start = 0
@@ -359,14 +374,6 @@ def _conversation(
 def _random_depths(rng: np.random.Generator, count: int) -> list[float]:
     margin = _EDGE / (1 - 2 * _EDGE)
     return np.clip(rng.uniform(-margin, 1 + margin, count), 0, 1).tolist()
-
-
-def _places(haystack: Haystack, prose: np.ndarray, depths: Sequence[float]) -> list[int]:
-    """Where in the prose needles go: the last sentence end at or before each depth, the start where there is none."""
-    ends = np.append(0, haystack.sentence_ends(prose))
-    wanted = np.array(depths) * len(prose)
-    found = ends[np.searchsorted(ends, wanted, side="right") - 1]
-    return np.where(wanted >= len(prose), len(prose), found).tolist()
 
 
 class NeedleSource:

@@ -21,7 +21,7 @@ from ringworld.data.documents import Document
 from ringworld.tokens.vocabulary import Vocabulary
 
 Normalization = Literal["token", "example", "modality"]
-Policy = Literal["split", "whole"]
+Policy = Literal["split", "whole", "split long"]
 
 
 @jax.tree_util.register_dataclass

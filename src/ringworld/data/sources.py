@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ringworld.data.corpora import Part, Text, held_out, load_corpus, split
-from ringworld.data.documents import Document, Source, TextDocuments, read_jsonl, read_text_folder
+from ringworld.data.book_qa import BookQuestionsConfig
+from ringworld.data.corpora import Part, held_out, texts_of
+from ringworld.data.documents import Document, Source, TextDocuments, read_text_folder
+from ringworld.data.facts import FactQuestionsConfig
+from ringworld.data.film_qa import FilmQuestionsConfig
+from ringworld.data.jsonl import read_jsonl
 from ringworld.data.multimodal import ShardDocuments
 from ringworld.data.needles import DIGITS, Form, Haystack, NeedleSource, Template, chat_phrases, phrases
 from ringworld.data.worlds import WorldSourceConfig, world_sentences
@@ -41,7 +45,7 @@ class TokenizerConfig:
         """Raises UserError when the file or a corpus cannot be had."""
         if self.path is not None:
             return TextTokenizer.load(self.path)
-        texts = [*(text for _, text in _texts(self.corpora, "train")), *world_sentences(self.sentences)]
+        texts = [*texts_of(self.corpora, "train"), *world_sentences(self.sentences)]
         if self.wording == "chat":
             marked = train_tokenizer(texts, self.size, (*chat_phrases(), VISION_START, VISION_END))
             return TextTokenizer(marked.inner, marked.vocabulary, LWM_TEMPLATE)
@@ -71,7 +75,7 @@ class NeedleSourceConfig:
         part: Part = "train",
         frames: FrameTokenizer | None = None,
     ) -> Source:
-        haystack = Haystack(tokenizer, [text for _, text in _texts(self.corpora, part)])
+        haystack = Haystack(tokenizer, texts_of(self.corpora, part))
         return NeedleSource(
             haystack,
             self.length or sequence_length,
@@ -100,7 +104,7 @@ class CorpusConfig:
         part: Part = "train",
         frames: FrameTokenizer | None = None,
     ) -> Source:
-        return TextDocuments([text for _, text in _texts(self.corpora, part)], tokenizer)
+        return TextDocuments(texts_of(self.corpora, part), tokenizer)
 
 
 @dataclass(frozen=True)
@@ -163,14 +167,44 @@ class ShardsConfig:
         frames: FrameTokenizer | None = None,
     ) -> Source:
         documents = ShardDocuments(
-            self.path, tokenizer, swap=self.swap, drop_text=self.drop_text, every=self.every, seed=seed
+            self.path,
+            tokenizer,
+            swap=self.swap,
+            drop_text=self.drop_text,
+            every=self.every,
+            seed=seed,
+            frames=frames,
         )
         # Their sizes are not asked for: that would be to read all of them before training begins.
         names = [str(index) for index in range(len(documents))]
         return _Part(documents, names, [1] * len(documents), part, self.path)
 
 
-SourceConfig = NeedleSourceConfig | CorpusConfig | TextFolderConfig | JsonlConfig | ShardsConfig | WorldSourceConfig
+SourceConfig = (
+    NeedleSourceConfig
+    | CorpusConfig
+    | TextFolderConfig
+    | JsonlConfig
+    | ShardsConfig
+    | WorldSourceConfig
+    | BookQuestionsConfig
+    | FactQuestionsConfig
+    | FilmQuestionsConfig
+)
+
+
+def draws_unasked(source: object) -> bool | None:
+    """Whether a source has pictures or films that no words ask for, which is what guidance draws away from; None:
+    nobody knows."""
+    match source:
+        case ShardsConfig():
+            return True if source.swap or source.drop_text else None
+        case WorldSourceConfig():
+            return source.task == "draw" and source.without_words > 0
+        case NeedleSourceConfig() | CorpusConfig() | TextFolderConfig():
+            return False
+        case _:
+            return None
 
 
 class _Part:
@@ -191,8 +225,3 @@ class _Part:
 
     def __getitem__(self, index: int) -> Document:
         return self._source[self._indices[index]]
-
-
-def _texts(corpora: Sequence[str], part: Part) -> list[Text]:
-    """The part's texts of all the corpora; each is split by itself, so that adding one moves no text of another."""
-    return [text for name in corpora for text in split(load_corpus(name), part)]

@@ -21,16 +21,22 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ringworld.data.media import RawDocument, raw_documents
-from ringworld.data.tokenized import SUFFIX, TextSpan, TokenizedDocument, VisionSpan, write_shard
+from ringworld.data.tokenized import (
+    BAD,
+    JOB,
+    SHARD,
+    TextSpan,
+    TokenizedDocument,
+    VisionSpan,
+    shard_name,
+    write_shard,
+)
 from ringworld.errors import UserError
 from ringworld.files import write_atomically
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.images import Fit, is_picture, open_media, read_image
 from ringworld.tokens.video import exact_fps, read_video, video_info
 
-JOB = "tokenize.json"
-BAD = "bad.jsonl"
-_SHARD = 256  # documents
 _AHEAD = 64  # frames of a document that are read before its turn comes
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -89,9 +95,9 @@ def tokenize(
     _open_job(out, job)
     bad: list[tuple[str, str]] = []
     frames = 0
-    for first in range(0, total, _SHARD):
-        some = documents[first : first + _SHARD]
-        shard = out / f"documents-{first // _SHARD:05}{SUFFIX}"
+    for first in range(0, total, SHARD):
+        some = documents[first : first + SHARD]
+        shard = out / shard_name(first // SHARD)
         report = shard.with_suffix(".json")
         if not (shard.exists() and report.exists()):
             made, wrong = _shard(
@@ -108,7 +114,7 @@ def tokenize(
         known = json.loads(report.read_text(encoding="utf-8"))
         frames += known["frames"]
         bad += [(source, reason) for source, reason in known["bad"]]
-        progress(min(first + _SHARD, total), total, frames)
+        progress(min(first + SHARD, total), total, frames)
         if len(bad) > bad_share * total:
             shown = "; ".join(f"{source}: {reason}" for source, reason in bad[:3])
             raise UserError(
@@ -188,11 +194,11 @@ def _shard(
 
 
 def _tokenized(span: dict[str, Any], codes: list[np.ndarray]) -> TextSpan | VisionSpan:
-    trained = span.get("trained")
+    trained, role = span.get("trained"), span.get("role")
     if "text" in span:
-        return TextSpan(span["text"], trained)
+        return TextSpan(span["text"], trained, role)
     film = len(codes) > 1 or not _is_still(span)
-    return VisionSpan(np.stack(codes), span["fps"] if film else None, trained)
+    return VisionSpan(np.stack(codes), span["fps"] if film else None, trained, role)
 
 
 def _is_still(span: dict[str, Any]) -> bool:

@@ -8,13 +8,15 @@ A record is a msgpack map, as self-contained as the raw document that it was mad
 
 Codes are numbers of the tokenizer's, not yet ids of a vocabulary, as little-endian uint16 in the order of frames, rows
 and columns. Text stays text: it is cheap to tokenise, and codes serve any language model. "trained" is as in raw
-documents, and "fps" is there for films alone.
+documents, and "fps" is there for films alone. In a conversation every span has the "role" of who says or shows it. A
+span {"mark": "eos"} (or "bos") is that token, where it stands within a document.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgpack
 import numpy as np
@@ -23,17 +25,22 @@ from jaxtyping import Int32
 
 from ringworld.errors import UserError
 from ringworld.files import replacing
+from ringworld.tokens.chat import Role
 
 SUFFIX = ".array_record"
+SHARD = 256  # documents of one
+BAD = "bad.jsonl"  # beside shards: what was left out, and why
+JOB = "tokenize.json"  # beside the shards of `tokenize`: what they were made with
 _MOST_CODES = 2**16
 
 
 @dataclass(frozen=True)
 class TextSpan:
-    """Text as it was. `trained` as in raw documents; None: not said."""
+    """Text as it was. `trained` as in raw documents; None: not said. `role`: in a conversation, who says it."""
 
     text: str
     trained: bool | float | None = None
+    role: Role | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,19 @@ class VisionSpan:
     codes: Int32[np.ndarray, "frames height width"]
     fps: float | None = None
     trained: bool | float | None = None
+    role: Role | None = None
+
+
+@dataclass(frozen=True)
+class MarkSpan:
+    """A bos or an eos within a document, or an eos at its end that weighs otherwise than what comes before."""
+
+    mark: Literal["bos", "eos"]
+    trained: bool | float | None = None
+    role: None = None
+
+
+TokenizedSpan = TextSpan | VisionSpan | MarkSpan
 
 
 @dataclass(frozen=True)
@@ -50,7 +70,7 @@ class TokenizedDocument:
     """A document whose pictures and films are codes; `source` is the file, or the file and line, it was made of."""
 
     source: str
-    spans: tuple[TextSpan | VisionSpan, ...]
+    spans: tuple[TokenizedSpan, ...]
 
 
 def to_record(document: TokenizedDocument) -> bytes:
@@ -68,10 +88,13 @@ def from_record(record: bytes) -> TokenizedDocument:
         raise ValueError(f"not a tokenised document ({error!r})") from error
 
 
-def _packed(span: TextSpan | VisionSpan) -> dict[str, Any]:
-    said = {} if span.trained is None else {"trained": span.trained}
+def _packed(span: TokenizedSpan) -> dict[str, Any]:
+    said: dict[str, Any] = {} if span.trained is None else {"trained": span.trained}
+    said |= {} if span.role is None else {"role": span.role}
     if isinstance(span, TextSpan):
         return {"text": span.text, **said}
+    if isinstance(span, MarkSpan):
+        return {"mark": span.mark, **said}
     if span.codes.size and not 0 <= span.codes.min() <= span.codes.max() < _MOST_CODES:
         raise ValueError(f"codes must be 0 to {_MOST_CODES - 1}, got {span.codes.min()} to {span.codes.max()}")
     frames, height, width = span.codes.shape
@@ -79,12 +102,20 @@ def _packed(span: TextSpan | VisionSpan) -> dict[str, Any]:
     return {"codes": span.codes.astype("<u2").tobytes(), "frames": frames, "height": height, "width": width, **said}
 
 
-def _span(values: dict[str, Any]) -> TextSpan | VisionSpan:
+def _span(values: dict[str, Any]) -> TokenizedSpan:
+    trained, role = values.get("trained"), values.get("role")
     if "text" in values:
-        return TextSpan(values["text"], values.get("trained"))
+        return TextSpan(values["text"], trained, role)
+    if "mark" in values:
+        return MarkSpan(values["mark"], trained)
     codes = np.frombuffer(values["codes"], "<u2").astype(np.int32)
     codes = codes.reshape(values["frames"], values["height"], values["width"])
-    return VisionSpan(codes, values.get("fps"), values.get("trained"))
+    return VisionSpan(codes, values.get("fps"), trained, role)
+
+
+def shard_name(number: int) -> str:
+    """The file of a folder's shard, counted from 0."""
+    return f"documents-{number:05}{SUFFIX}"
 
 
 def write_shard(path: Path, documents: Sequence[TokenizedDocument]) -> None:
@@ -97,6 +128,14 @@ def write_shard(path: Path, documents: Sequence[TokenizedDocument]) -> None:
             writer.close()
         except RuntimeError as error:  # the library's own, of a full disk too
             raise OSError(str(error).split(";")[0]) from error
+
+
+def made_with(folder: Path) -> str | None:
+    """The fingerprint of the tokenizer of frames that made a folder's shards; None: nothing there says it."""
+    try:
+        return json.loads((folder / JOB).read_text(encoding="utf-8")).get("tokenizer")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 class TokenizedDocuments:

@@ -20,8 +20,8 @@ from ringworld.tokens.chat import Part as Said
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 from ringworld.tokens.vision import timed, vision_ids
-from ringworld.worlds.film import Film, World
-from ringworld.worlds.language import caption, questions
+from ringworld.worlds.film import Film, HeldOut, World
+from ringworld.worlds.language import Question, caption, questions
 
 Task = Literal["describe", "draw", "ask"]
 Frames = UInt8[np.ndarray, "_ H W 3"]
@@ -31,6 +31,7 @@ WHAT_IS_SEEN = "What is in the picture?"
 WHAT_HAPPENS = "What happens in the video?"
 FPS = 1.0  # of the films, so that the seconds of a clock are frames
 _TOGETHER = 64  # frames that are encoded at once
+_FILMS = 100  # that are looked at for one of which something can be asked
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,11 @@ class WorldSourceConfig:
         things: in a picture or a scene, from so many to so many.
         scene: seconds of a film's scenes. None: a film is one scene.
         every: the clock's time stands between the frames of a film after so many; 0: never.
-        asked: questions about a film.
+        asked: questions about a film,
+        kinds: of these kinds, in equal shares: see `worlds.language.FilmQuestions`; none: all.
         without_words: the share of what is drawn that is not asked for in words: what guidance draws away from.
         documents: so many there are.
+        heldout: what the world holds out, things on grounds or at places.
     """
 
     task: Task
@@ -54,8 +57,10 @@ class WorldSourceConfig:
     scene: int | None = None
     every: int = 0
     asked: int = 1
+    kinds: tuple[str, ...] = ()
     without_words: float = 0.0
     documents: int = 20_000
+    heldout: HeldOut = "ground"
 
     def build(
         self,
@@ -81,7 +86,7 @@ class WorldDocuments:
         self._template, self._vocabulary = ChatTemplate(tokenizer), tokenizer.vocabulary
         self._frames = frames
         self._seed = seed
-        self._world = World(seed, part, *config.things)
+        self._world = World(seed, part, *config.things, heldout=config.heldout)
         self._together = max(1, _TOGETHER // config.frames[1])
         self._made: dict[int, Document] = {}
 
@@ -99,7 +104,7 @@ class WorldDocuments:
         """The conversation, with frames that are not encoded yet; an answer alone is what nobody asked for."""
         config, random = self._config, np.random.default_rng((self._seed, index, 1))
         count = int(random.integers(config.frames[0], config.frames[1] + 1))
-        film = self._film(index, count)
+        film, asked_about = self._asked(index, count) if config.task == "ask" else (self._film(index, count), ())
         moments = (film.scene_at(number / FPS) for number in range(count))
         frames = np.stack([scene.frame(seconds, self._frames.config.frame_size) for scene, seconds in moments])
         words = caption(film.scenes[0])
@@ -112,10 +117,22 @@ class WorldDocuments:
             question = WHAT_IS_SEEN if count == 1 else WHAT_HAPPENS
             return [("user", [*shown, f" {question}"]), ("assistant", [words])]
         turns = []
-        for question in questions(film, index, config.asked, step=config.every or 1):
+        for question in asked_about:
             before = [] if turns else [*shown, " "]
             turns += [("user", [*before, question.text]), ("assistant", [question.answer])]
         return turns
+
+    def _asked(self, index: int, count: int) -> tuple[Film, tuple[Question, ...]]:
+        """A film and questions about it: the first of which there are any."""
+        config = self._config
+        for number in range(index, index + _FILMS * len(self), len(self)):
+            film = self._film(number, count)
+            if found := questions(film, number, config.asked, config.kinds, config.every or 1):
+                return film, found
+        raise UserError(
+            f"in {_FILMS} films of {count} frames nothing can be asked of the kinds {', '.join(config.kinds)}: take "
+            "longer films of several scenes (scene) with more things and the time in them (every), or other kinds"
+        )
 
     def _film(self, index: int, count: int) -> Film:
         if count == 1:

@@ -5,27 +5,28 @@ colours, kinds, sizes and places; a film also in its objects, things of the righ
 and in their motion. "held out" captions have combinations that training never shows.
 """
 
-import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count as count_from
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from scipy.optimize import linear_sum_assignment
 
+from ringworld.data.worlds import FPS
 from ringworld.errors import UserError
-from ringworld.evaluation.files import write_result
-from ringworld.evaluation.vqa import read_cases, write_cases
+from ringworld.evaluation.files import earlier_cases, write_cases, write_result
+from ringworld.evaluation.parts import NAMES, side_by_side
+from ringworld.evaluation.sheets import Tile, contact_sheet
+from ringworld.generation.drawing import Brush
 from ringworld.progress import progress_bar
 from ringworld.tokens.images import read_image, to_png
-from ringworld.worlds.film import VELOCITIES, Act, Part, Scene, World
+from ringworld.worlds.film import VELOCITIES, Act, HeldOut, Part, Scene, World
 from ringworld.worlds.language import caption
 from ringworld.worlds.reader import read
 from ringworld.worlds.shapes import Placed, place
@@ -33,18 +34,11 @@ from ringworld.worlds.shapes import Placed, place
 What = Literal["ground", "count", "colour", "kind", "size", "place", "object", "motion"]
 Score = dict[What, bool]
 _WHATS: tuple[What, ...] = ("ground", "count", "colour", "kind", "size", "place", "object", "motion")
-_NAMES: dict[Part, str] = {"train": "seen", "heldout": "held out"}
-_FPS = 1.0  # of the films
 _READ_SIZE = 64  # pixels a side, of the frames by which a scene is judged to be readable
 _SLACK = 1 / 32  # sides of the frame, by which a thing may be beyond the border of its ninth
 _BEYOND = 1 / 64  # of a thing that lies wholly in the frame, so much may seem to be outside
 _MOVED = 1 / 16  # a thing that is farther than this from where it was has moved
-
-# Of the contact sheet, in pixels.
-_TILE, _GAP, _EDGE, _LINE, _TEXT = 128, 2, 8, 15, 12
-_ACROSS = 8  # frames in a row
-_SHEET = 32  # drawings of a part
-_RIGHT, _WRONG, _INK = (24, 120, 52), (190, 32, 38), (34, 48, 60)
+_SHEET = 32  # drawings of a part on a contact sheet, a film's frames counted
 
 
 @runtime_checkable
@@ -54,15 +48,11 @@ class Draws(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def draw(
-        self, prompts: Sequence[str], frames: int, *, guidance: float, temperature: float, seed: int
-    ) -> list[UInt8[np.ndarray, "F H W 3"]]:
+    def draw(self, prompts: Sequence[str], frames: int, brush: Brush) -> list[UInt8[np.ndarray, "F H W 3"]]:
         """So many frames of each thing asked for: a picture, or a film at one frame a second.
 
         Args:
             prompts: what is to be seen, in the words of captions alone: how a model is asked is its own matter.
-            guidance: 1: the prompt as it is; more: followed more closely.
-            temperature: 0 is greedy.
         """
         ...
 
@@ -179,7 +169,7 @@ def _true_track(scene: Scene, act: Act, frames: int) -> list[Placed]:
     return [
         seen
         for number in range(frames)
-        for seen in scene.at(number / _FPS)
+        for seen in scene.at(number / FPS)
         if seen.thing == act.thing and all(inside[0] <= v <= inside[1] for v in (seen.x, seen.y))
     ]
 
@@ -192,8 +182,11 @@ def _most(marks: Iterable[bool]) -> bool:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawing's caption and score. `part` and `index` are those of the world's picture or scene."""
+    """A drawing's caption and score, with the guidance that it was made with. `part` and `index` are those of the
+    world's picture or scene.
+    """
 
+    guidance: float
     part: Part
     index: int
     caption: str
@@ -203,6 +196,21 @@ class Drawing:
     def right(self) -> bool:
         return all(self.score.values())
 
+    @property
+    def file(self) -> str:
+        """Where it lies in the evaluation's folder."""
+        return f"guidance-{_short(self.guidance)}/{NAMES[self.part].replace(' ', '-')}-{self.index:04}.png"
+
+    def to_dict(self) -> dict[str, Any]:
+        """A record of the result's file."""
+        about = {"guidance": self.guidance, "part": self.part, "index": self.index, "caption": self.caption}
+        return about | self.score
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Drawing":
+        score: Score = {what: record[what] for what in _WHATS if what in record}
+        return cls(record["guidance"], record["part"], record["index"], record["caption"], score)
+
 
 @dataclass(frozen=True)
 class DrawnResult:
@@ -211,32 +219,46 @@ class DrawnResult:
     settings: dict[str, Any]
     drawings: tuple[Drawing, ...]
 
-    def share(self, part: Part, what: What | Literal["all"]) -> float | None:
-        """How many drawings of a part are right in something, 0 to 1; None: none could be. "all": in everything."""
-        drawn = [d for d in self.drawings if d.part == part]
+    @property
+    def guidances(self) -> list[float]:
+        return sorted({drawing.guidance for drawing in self.drawings})
+
+    @property
+    def best(self) -> float:
+        """The guidance with which most of the seen drawings are right in everything, the smaller of two. The share of
+        the held-out ones with it is then of drawings that did not choose it.
+        """
+        return max(self.guidances, key=lambda guidance: (self.share(guidance, "train", "all") or 0.0, -guidance))
+
+    def of(self, guidance: float, part: Part) -> list[Drawing]:
+        """The drawings of a guidance and a part."""
+        return [drawing for drawing in self.drawings if (drawing.guidance, drawing.part) == (guidance, part)]
+
+    def share(self, guidance: float, part: Part, what: What | Literal["all"]) -> float | None:
+        """How many drawings are right in something, 0 to 1; None: none could be. "all": in everything."""
+        drawn = self.of(guidance, part)
         marks = [d.right for d in drawn] if what == "all" else [d.score[what] for d in drawn if what in d.score]
         return float(np.mean(marks)) if marks else None
 
     def summary(self) -> dict[str, Any]:
-        """By part: how many there are, and the shares that are right in everything, and by what."""
-        found: dict[str, Any] = {}
-        for part, name in _NAMES.items():
-            if drawings := sum(drawing.part == part for drawing in self.drawings):
-                shares = {what: self.share(part, what) for what in ("all", *_WHATS)}
-                found[name] = {"drawings": drawings} | {w: s for w, s in shares.items() if s is not None}
-        return found
+        """The best guidance; and by guidance and part how many drawings there are, and the shares that are right in
+        everything, and by what.
+        """
+        by_guidance: dict[str, dict[str, Any]] = {}
+        for guidance, name, shares in self._columns():
+            by_guidance.setdefault(_short(guidance), {})[name] = shares
+        return {"best_guidance": self.best, "by_guidance": by_guidance}
 
     def __str__(self) -> str:
-        """A table: what is right, in % of the drawings, seen beside held out."""
-        summary = self.summary()
-        rows = ["all", *(what for what in _WHATS if any(what in shares for shares in summary.values()))]
-        lines = [" " * 10 + "".join(f"{name:>10}" for name in summary)]
-        lines += [
-            f"{what:10}"
-            + "".join(f"{'-':>10}" if s.get(what) is None else f"{100 * s[what]:9.1f}%" for s in summary.values())
-            for what in rows
-        ]
-        return "\n".join([*lines, f"{'drawings':10}" + "".join(f"{s['drawings']:>10}" for s in summary.values())])
+        """A table: what is right, in % of the drawings, seen beside held out, one guidance beside the other."""
+        return side_by_side({f"guidance {_short(g)}\n{name}": shares for g, name, shares in self._columns()})
+
+    def _columns(self) -> Iterator[tuple[float, str, dict[str, float | int]]]:
+        for guidance, (part, name) in product(self.guidances, NAMES.items()):
+            if drawn := self.of(guidance, part):
+                shares = {what: self.share(guidance, part, what) for what in ("all", *_WHATS)}
+                known = {what: share for what, share in shares.items() if share is not None}
+                yield guidance, name, {"drawings": len(drawn), **known}
 
 
 def evaluate_drawn(
@@ -246,24 +268,28 @@ def evaluate_drawn(
     count: int = 64,
     frames: int = 1,
     things: tuple[int, int] = (1, 1),
-    guidance: float = 1.0,
+    guidance: Sequence[float] = (1.0,),
     temperature: float = 1.0,
     seed: int = 0,
+    heldout: HeldOut = "ground",
     batch: int = 16,
     console: Console | None = None,
 ) -> DrawnResult:
-    """Lets a model draw captions, and writes `drawn.json`, a contact sheet `drawn.png` and the drawings themselves, a
-    film's frames side by side, into the folder `out/drawn`. Of films the names are `drawn-film`.
+    """Lets a model draw captions, and writes `generation.json` into the folder `out`; for each guidance a contact sheet
+    `generation-<guidance>.png`; and the drawings themselves, a film's frames side by side, into `out/generation`. Of
+    films the names begin with `generation-film`.
 
     The JSON is written anew after each batch, atomically. Where it is there already, its captions are not drawn again:
-    an evaluation that was stopped goes on, and can be extended.
+    an evaluation that was stopped goes on, and can be extended, by more captions or another guidance.
 
     Args:
         count: captions that are like those trained on, and as many that are held out.
         frames: 1 is a picture, more a film at one frame a second.
         things: in each, from so many to so many, 1 to 4.
-        guidance, temperature: see `Draws`.
+        guidance: of which each draws the same captions,
+        temperature: see `Brush`.
         seed: of the world and of the drawing.
+        heldout: what the world holds out, things on grounds or at places: what it held out in training.
         batch: captions that are drawn at once.
         console: where the progress is shown; standard error by default.
 
@@ -273,44 +299,52 @@ def evaluate_drawn(
     Raises:
         UserError: an impossible setting, or results of another model or of other settings in `out`.
     """
-    if min(count, frames, batch) < 1 or not 1 <= things[0] <= things[1] <= 4:
+    if min(count, frames, batch, len(guidance)) < 1 or not 1 <= things[0] <= things[1] <= 4:
         raise UserError(
-            f"count, frames and batch must be 1 or more and things from 1 to 4, got {count}, {frames}, {batch} and "
-            f"{things[0]} to {things[1]}"
+            "count, frames and batch must be 1 or more, guidance at least one number, and things from 1 to 4, got "
+            f"{count}, {frames}, {batch}, {[*guidance]} and {things[0]} to {things[1]}"
         )
-    name = "drawn" if frames == 1 else "drawn-film"
+    name = "generation" if frames == 1 else "generation-film"
     settings = {
         "frames": frames,
         "things": list(things),
-        "guidance": guidance,
         "temperature": temperature,
         "seed": seed,
+        "heldout": heldout,
         "model": model.fingerprint,
     }
     path = out / f"{name}.json"
-    drawings = [_drawing(record, path) for record in read_cases(path, settings)]
-    done = {(drawing.part, drawing.index) for drawing in drawings}
+    drawings = [*earlier_cases(path, settings, Drawing.from_dict, "drawings")]
+    done = {(drawing.guidance, drawing.part, drawing.index) for drawing in drawings}
+    wanted = {part: [*islice(_scenes(World(seed, part, *things, heldout=heldout), frames), count)] for part in NAMES}
+    scales = sorted(set(map(float, guidance)))
     with progress_bar(console) as progress:
-        bar = progress.add_task(name, total=2 * count, note="")
-        for part in _NAMES:
-            asked = dict(islice(_scenes(World(seed, part, *things), frames), count))
-            waiting = [(index, scene) for index, scene in asked.items() if (part, index) not in done]
+        bar = progress.add_task(name, total=2 * count * len(scales), note="")
+        for scale, part in product(scales, NAMES):
+            waiting = [(index, scene) for index, scene in wanted[part] if (scale, part, index) not in done]
             progress.advance(bar, count - len(waiting))
             for some in (waiting[first : first + batch] for first in range(0, len(waiting), batch)):
                 captions = [caption(scene) for _, scene in some]
-                settled = {"guidance": guidance, "temperature": temperature, "seed": seed + some[0][0]}
-                for (index, scene), words, film in zip(
-                    some, captions, model.draw(captions, frames, **settled), strict=True
-                ):
-                    drawings.append(Drawing(part, index, words, _score(film, scene)))
-                    write_result(_drawing_path(out / name, part, index), to_png(np.concatenate([*film], axis=1)))
-                drawings.sort(key=lambda drawing: ([*_NAMES].index(drawing.part), drawing.index))
+                brush = Brush(temperature=temperature, guidance=scale, seed=seed + some[0][0])
+                films = model.draw(captions, frames, brush)
+                for (index, scene), words, film in zip(some, captions, films, strict=True):
+                    drawings.append(drawing := Drawing(scale, part, index, words, _score(film, scene)))
+                    write_result(out / name / drawing.file, to_png(np.concatenate([*film], axis=1)))
+                drawings.sort(key=lambda d: (d.guidance, [*NAMES].index(d.part), d.index))
                 result = DrawnResult(settings, tuple(drawings))
-                write_cases(path, settings, result.summary(), [_record(drawing) for drawing in drawings])
-                progress.update(bar, advance=len(some), note=f"{_NAMES[part]}: {result.share(part, 'all'):.0%} right")
+                write_cases(path, settings, result.summary(), [drawing.to_dict() for drawing in drawings])
+                note = f"guidance {_short(scale)}, {NAMES[part]}: {result.share(scale, part, 'all'):.0%} right"
+                progress.update(bar, advance=len(some), note=note)
     result = DrawnResult(settings, tuple(drawings))
-    write_result(out / f"{name}.png", to_png(contact_sheet(_shown(result, out / name))))
+    for scale in scales:
+        sheet = contact_sheet(_sections(result, scale, out / name))
+        write_result(out / f"{name}-{_short(scale)}.png", to_png(sheet))
     return result
+
+
+def _short(guidance: float) -> str:
+    """2.0 -> "2"."""
+    return str(guidance).removesuffix(".0")
 
 
 def _score(film: UInt8[np.ndarray, "F size size 3"], scene: Scene) -> Score:
@@ -322,89 +356,20 @@ def _scenes(world: World, frames: int) -> Iterator[tuple[int, Scene]]:
     things hide each other: whoever draws as asked is right in everything.
     """
     for index in count_from(0):
-        scene = world.picture(index) if frames == 1 else world.scene(index, frames / _FPS)
-        film = np.stack([scene.frame(number / _FPS, _READ_SIZE) for number in range(frames)])
+        scene = world.picture(index) if frames == 1 else world.scene(index, frames / FPS)
+        film = np.stack([scene.frame(number / FPS, _READ_SIZE) for number in range(frames)])
         if all(_score(film, scene).values()):
             yield index, scene
 
 
-def _drawing_path(folder: Path, part: Part, index: int) -> Path:
-    return folder / f"{_NAMES[part].replace(' ', '-')}-{index:04}.png"
-
-
-def _shown(result: DrawnResult, folder: Path) -> Iterator[tuple[str, list[tuple[Drawing, np.ndarray]]]]:
+def _sections(result: DrawnResult, guidance: float, folder: Path) -> Iterator[tuple[str, list[Tile]]]:
     """For the contact sheet: a heading and the first drawings of each part, as they are on the disk."""
     frames = result.settings["frames"]
-    for part, name in _NAMES.items():
-        chosen = [drawing for drawing in result.drawings if drawing.part == part]
+    for part, name in NAMES.items():
+        chosen = result.of(guidance, part)
         right = sum(drawing.right for drawing in chosen)
-        films = []
+        tiles = []
         for drawing in chosen[: max(1, _SHEET // frames)]:
-            strip = read_image(_drawing_path(folder, part, drawing.index))
-            films.append((drawing, np.stack(np.split(strip, frames, axis=1))))
-        yield f"{name}: {right} of {len(chosen)} right", films
-
-
-def contact_sheet(
-    sections: Iterable[tuple[str, Sequence[tuple[Drawing, UInt8[np.ndarray, "F H W 3"]]]]],
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Drawings with their captions below, green, or red with what is wrong: sections of a heading and drawings.
-
-    Small frames are enlarged in whole pixels; of a film at most eight frames are shown, evenly.
-    """
-    large = ImageFont.load_default(_TEXT + 4)
-    bands = []
-    for heading, films in sections:
-        tiles = [_tile(drawing, film) for drawing, film in films]
-        across = max(1, _ACROSS // min(_ACROSS, max((len(film) for _, film in films), default=1)))
-        rows = [tiles[first : first + across] for first in range(0, len(tiles), across)]
-        bands.append(_text_band([heading], large, _INK, 200 + 10 * len(heading)))
-        bands += [_row(row) for row in rows]
-    width = max(band.shape[1] for band in bands)
-    return np.concatenate([_padded(band, len(band), width) for band in bands])
-
-
-def _tile(drawing: Drawing, film: np.ndarray) -> np.ndarray:
-    """The frames side by side, and the caption below."""
-    shown = film[np.linspace(0, len(film) - 1, min(_ACROSS, len(film))).astype(int)]
-    zoom = max(1, _TILE // film.shape[1])
-    enlarged = shown.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    gaps = ((0, 0), (0, 0), (0, _GAP), (0, 0))
-    strip = np.concatenate([*np.pad(enlarged, gaps, constant_values=255)], axis=1)
-    wrong = [what for what, right in drawing.score.items() if not right]
-    lines = textwrap.wrap(drawing.caption, max(16, strip.shape[1] // 6))
-    lines += textwrap.wrap(f"wrong: {', '.join(wrong)}", max(16, strip.shape[1] // 6)) if wrong else []
-    text = _text_band(lines, ImageFont.load_default(_TEXT), _WRONG if wrong else _RIGHT, strip.shape[1])
-    tile = np.concatenate([strip, text])
-    return np.pad(tile, ((0, _EDGE), (0, _EDGE), (0, 0)), constant_values=255)
-
-
-def _text_band(lines: Sequence[str], font: Any, colour: tuple[int, int, int], width: int) -> np.ndarray:
-    height = round(getattr(font, "size", _TEXT) * _LINE / _TEXT)
-    image = Image.new("RGB", (width, height * len(lines) + 4), "white")
-    pen = ImageDraw.Draw(image)
-    for number, line in enumerate(lines):
-        pen.text((2, 2 + number * height), line, colour, font)
-    return np.asarray(image)
-
-
-def _row(tiles: Sequence[np.ndarray]) -> np.ndarray:
-    height = max(map(len, tiles))
-    return np.concatenate([_padded(tile, height, tile.shape[1]) for tile in tiles], axis=1)
-
-
-def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    room = ((0, height - len(picture)), (0, width - picture.shape[1]), (0, 0))
-    return np.pad(picture, room, constant_values=255)
-
-
-def _record(drawing: Drawing) -> dict[str, Any]:
-    return {"part": drawing.part, "index": drawing.index, "caption": drawing.caption, **drawing.score}
-
-
-def _drawing(record: Mapping[str, Any], path: Path) -> Drawing:
-    try:
-        score: Score = {what: record[what] for what in _WHATS if what in record}
-        return Drawing(record["part"], record["index"], record["caption"], score)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} does not hold drawings ({error!r}): remove it to begin anew") from error
+            film = np.stack(np.split(read_image(folder / drawing.file), frames, axis=1))
+            tiles.append(Tile(film, drawing.caption, [what for what, mark in drawing.score.items() if not mark]))
+        yield f"guidance {_short(guidance)}, {name}: {right} of {len(chosen)} right", tiles

@@ -5,7 +5,6 @@ depths and rounds, the marking (a number counts as found when its digits occur i
 every case.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from rich.console import Console
 from ringworld.data.needles import Haystack, NeedleExample, Template, build_example
 from ringworld.errors import UserError
 from ringworld.evaluation import plots
-from ringworld.evaluation.files import read_json, write_result
+from ringworld.evaluation.files import earlier_cases, read_cases, write_cases, write_result
 from ringworld.evaluation.prose import HeldOutProse
 from ringworld.generation.model import Model
 from ringworld.progress import progress_bar
@@ -27,6 +26,7 @@ from ringworld.progress import progress_bar
 Kind = Literal["needle", "multi-needle"]
 # Room for each number of an answer: a sentence with a city's name and seven digits.
 _TOKENS_PER_NUMBER = 40
+_HELD = "needle results"  # what the files hold
 
 
 @dataclass(frozen=True, order=True)
@@ -154,18 +154,12 @@ class NeedleResult:
     def write(self, path: Path) -> None:
         """To JSON, atomically: settings, summary, and every case in a line of its own."""
         answers = sorted(self.answers, key=lambda answer: answer.case)
-        records = ",\n  ".join(json.dumps(answer.to_dict(), ensure_ascii=False) for answer in answers)
-        head = json.dumps({"settings": self.settings, "summary": self.summary()}, indent=1, ensure_ascii=False)
-        write_result(path, f'{head[:-2]},\n "cases": [\n  {records}\n ]\n}}\n'.encode())
+        write_cases(path, self.settings, self.summary(), [answer.to_dict() for answer in answers])
 
     @classmethod
     def read(cls, path: Path) -> "NeedleResult":
         """Raises UserError when the file is not one that `write` wrote."""
-        content = read_json(path)
-        try:
-            return cls(content["settings"], tuple(Answer.from_dict(record) for record in content["cases"]))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} does not hold needle results ({error!r}): remove it to begin anew") from error
+        return cls(*read_cases(path, Answer.from_dict, _HELD))
 
 
 def _share(answers: Iterable[Answer]) -> float:
@@ -191,31 +185,38 @@ def case_grid(lengths: Sequence[int], depths: Sequence[float], rounds: int) -> l
     return [Case(n, depth, number) for n in sorted(set(lengths)) for depth in depths for number in range(rounds)]
 
 
+def case_batches(cases: Sequence[Case], batch_tokens: int, each: int = 1) -> Iterator[list[Case]]:
+    """Cases of one length together, the short lengths first: of at most `batch_tokens` tokens, or one case.
+
+    The batches of a length are of one size as far as that goes, so that few programs are compiled.
+
+    Args:
+        each: tokens of one unit of length.
+    """
+    for length in sorted({case.length for case in cases}):
+        waiting = [case for case in cases if case.length == length]
+        batches = math.ceil(len(waiting) / max(1, batch_tokens // (length * each)))
+        size = math.ceil(len(waiting) / batches)
+        yield from (waiting[first : first + size] for first in range(0, len(waiting), size))
+
+
 def answer_cases(
     model: Model, prose: HeldOutProse, task: Task, cases: Sequence[Case], *, batch_tokens: int = 32768
 ) -> Iterator[list[Answer]]:
     """Asks the model, batch by batch, greedily. A case's prompt depends on the task and the case alone.
 
-    Cases of one length share a batch, of at most `batch_tokens` tokens (or one case), in batches of one size as far as
-    that goes, so that few programs are compiled.
-
     Raises:
         UserError: the prose is shorter than a case's length, or a length is too short to hold the needles.
     """
-    for length in sorted({case.length for case in cases}):
-        waiting = [case for case in cases if case.length == length]
-        batches = math.ceil(len(waiting) / max(1, batch_tokens // length))
-        size = math.ceil(len(waiting) / batches)
-        haystack = prose.for_length(length)
-        for first in range(0, len(waiting), size):
-            batch = waiting[first : first + size]
-            examples = [_example(case, task, haystack) for case in batch]
-            room = _TOKENS_PER_NUMBER * task.asked
-            texts = model.generate_batch([example.prompt for example in examples], max_tokens=room)
-            yield [
-                _mark(case, example, model.tokenizer.decode(ids.tolist()))
-                for case, example, ids in zip(batch, examples, texts, strict=True)
-            ]
+    for batch in case_batches(cases, batch_tokens):
+        haystack = prose.for_length(batch[0].length)
+        examples = [_example(case, task, haystack) for case in batch]
+        room = _TOKENS_PER_NUMBER * task.asked
+        texts = model.generate_batch([example.prompt for example in examples], max_tokens=room)
+        yield [
+            _mark(case, example, model.tokenizer.decode(ids.tolist()))
+            for case, example, ids in zip(batch, examples, texts, strict=True)
+        ]
 
 
 def _example(case: Case, task: Task, haystack: Haystack) -> NeedleExample:
@@ -293,7 +294,7 @@ def evaluate_needle(
         "context_length": model.context_length,
     }
     path = out / f"{kind}.json"
-    answers = list(_earlier(path, settings))
+    answers = [*earlier_cases(path, settings, Answer.from_dict, _HELD)]
     done = {answer.case for answer in answers}
     waiting = [case for case in cases if case not in done]
     with progress_bar(console) as progress:
@@ -310,20 +311,6 @@ def evaluate_needle(
     result = NeedleResult(settings, tuple(sorted(answers, key=lambda answer: answer.case)))
     write_result(out / f"{kind}.png", result.heat_map())
     return result
-
-
-def _earlier(path: Path, settings: dict[str, Any]) -> tuple[Answer, ...]:
-    """The answers of a run before this one, under the same settings."""
-    if not path.exists():
-        return ()
-    earlier = NeedleResult.read(path)
-    differing = [f"{key} {earlier.settings.get(key)} there, {value} now" for key, value in settings.items()
-                 if earlier.settings.get(key) != value]  # fmt: skip
-    if differing:
-        raise UserError(
-            f"{path} holds another evaluation ({'; '.join(differing)}): give another --out, or remove the file"
-        )
-    return earlier.answers
 
 
 @runtime_checkable

@@ -1,8 +1,9 @@
 """Pictures of a run, as PNG bytes. matplotlib's object interface alone: no windows, no global state."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -98,27 +99,31 @@ def loss_curve(curves: Sequence[Curve], *, title: str) -> bytes:
     return _png(figure)
 
 
-def perplexity_curve(
-    starts: Sequence[int],
-    ends: Sequence[int],
-    perplexities: Sequence[float],
-    *,
-    title: str,
-    trained_length: int | None = None,
+def perplexity_curves(
+    curves: Mapping[str, Sequence[tuple[int, int, float]]], *, title: str, trained_length: int | None = None
 ) -> bytes:
-    """Perplexity by position in the row (log): a step for each range of positions [start, end)."""
-    figure, axes = _figure(7.5, 3.8, title)
-    axes.set_xscale("log", base=2)
-    edges = [max(1, starts[0]), *ends]
-    axes.stairs(list(perplexities), edges, color=ACCENT, linewidth=2.2, baseline=None)
-    if trained_length is not None and ends[-1] > trained_length:
-        axes.axvline(trained_length, color=FAINT, linestyle=(0, (4, 3)), linewidth=1.2)
-        axes.annotate("longer than trained", (trained_length, 1.0), xycoords=("data", "axes fraction"), xytext=(4, -12),
-                      textcoords="offset points", fontsize=8, color=INK)  # fmt: skip
-    axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("position in the row, tokens", color=INK)
-    axes.set_ylabel("perplexity", color=INK)
+    """Perplexity by position in the row (log), a step for each (start, end, perplexity): a panel for each curve, named
+    where there are several, as their scales may be far apart.
+    """
+    figure = _blank(3.5 + 4.0 * len(curves), 3.8, title)
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (name, steps) in zip(panels, curves.items(), strict=True):
+        _dress(axes)
+        axes.set_xscale("log", base=2)
+        there = {(start, end): value for start, end, value in steps}
+        edges = sorted({edge for bounds in there for edge in bounds})
+        values = [there.get(bounds, np.nan) for bounds in pairwise(edges)]
+        axes.stairs(values, [max(1, edges[0]), *edges[1:]], color=ACCENT, linewidth=2.2, baseline=None)
+        if trained_length is not None and edges[-1] > trained_length:
+            axes.axvline(trained_length, color=FAINT, linestyle=(0, (4, 3)), linewidth=1.2)
+            axes.annotate("longer than trained", (trained_length, 1.0), xycoords=("data", "axes fraction"),
+                          xytext=(4, -12), textcoords="offset points", fontsize=8, color=INK)  # fmt: skip
+        axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("position in the row, tokens", color=INK)
+        axes.set_ylabel("perplexity", color=INK)
+        if len(curves) > 1:
+            axes.set_title(name, fontsize=9.5, color=INK)
     return _png(figure)
 
 

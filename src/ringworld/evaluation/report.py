@@ -262,10 +262,11 @@ def _bought(stages: Sequence[_Stage]) -> Iterator[str]:
 
 
 def _perplexity(result: PerplexityResult) -> Iterator[str]:
+    seen = "" if result.vision_perplexity is None else f", and of pictures and films {result.vision_perplexity:.1f}"
     yield "<h2>Perplexity by position</h2>"
     yield (
         f"<p>How surprised the model is by held-out text, by how much of it has gone before: {result.perplexity:.1f} "
-        "over all positions; the curve falls where the model makes use of what it has read.</p>"
+        f"over all positions{seen}; the curve falls where the model makes use of what it has read.</p>"
     )
     yield _image(result.picture(), "perplexity by position")
 

@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,19 +22,18 @@ import numpy as np
 from jaxtyping import UInt8
 from rich.console import Console
 
+from ringworld.data.worlds import FPS
 from ringworld.errors import UserError
 from ringworld.evaluation import plots
-from ringworld.evaluation.files import write_result
-from ringworld.evaluation.needle import Answer, Case, NeedleResult, case_grid, depth_grid
-from ringworld.evaluation.vqa import Answers, Footage, Turn, read_cases, write_cases
+from ringworld.evaluation.asking import Answers, Turn, shown
+from ringworld.evaluation.files import earlier_cases, write_cases, write_result
+from ringworld.evaluation.needle import Answer, Case, NeedleResult, case_batches, case_grid, depth_grid
 from ringworld.progress import progress_bar
-from ringworld.tokens.vision import timed
-from ringworld.worlds.film import GRID, VELOCITIES, Act, Film, Part, Scene, World
+from ringworld.worlds.film import GRID, VELOCITIES, Act, Film, HeldOut, Part, Scene, World
 from ringworld.worlds.shapes import COLOURS, KINDS, SIZES, Thing
 
 Form = Literal["picture", "clip", "order", "when"]
 
-FPS = 1.0
 _CLIP = 4  # frames of a moving thing
 _SPEED = 0.125  # sides of the frame a second, so that a clip ends before the wall
 _MINUTE = 60
@@ -55,12 +55,14 @@ class Task:
         seed: decides films, what is hidden, and where else.
         part: of the shapes world: films and hidden things like those trained on, or with what training never shows.
         every: the time stands before every so many frames (" 1:15 "); 0: never.
+        heldout: what the world holds out, things on grounds or at places.
     """
 
     form: Form = "picture"
     seed: int = 0
     part: Part = "train"
     every: int = 0
+    heldout: HeldOut = "ground"
 
     def __post_init__(self) -> None:
         if self.every < 0:
@@ -103,9 +105,9 @@ class Example:
     expected: str
     mark: Callable[[str], bool]
 
-    def frame(self, number: int, size: int) -> UInt8[np.ndarray, "size size 3"]:
-        """Frame `number` of the film, from 0."""
-        passed = 0
+    def frame(self, seconds: float | int, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        """What is seen at a time, in whole seconds."""
+        number, passed = round(seconds * FPS), 0
         for one in self.hidden:
             if one.start <= number < one.start + one.frames:
                 return one.scene.frame((number - one.start) / FPS, size)
@@ -114,29 +116,8 @@ class Example:
         return scene.frame(within, size)
 
     def conversation(self, size: int, every: int = 0) -> list[Turn]:
-        """The film in frames of `size` pixels, drawn when they are asked for, and the question.
-
-        With `every`, the film is in pieces of so many frames, and before each stands its time (see
-        `tokens.vision.timed`).
-        """
-        frames = range(self.frames)
-        content: list[str | Footage] = [Piece(self, frames, size)]
-        if every:
-            parts = timed(self.frames, FPS, every)
-            content = [part for time, some in parts for part in (time, Piece(self, frames[some], size))]
-        return [{"role": "user", "content": [*content, f"\n{self.question}"]}]
-
-
-@dataclass(frozen=True, eq=False)
-class Piece:
-    """Frames of a film, in order, each drawn when it is asked for."""
-
-    film: Example
-    numbers: range
-    size: int
-
-    def __iter__(self) -> Iterator[UInt8[np.ndarray, "size size 3"]]:
-        return (self.film.frame(number, self.size) for number in self.numbers)
+        """The film as `asking.shown` has it, and the question."""
+        return [{"role": "user", "content": [*shown(self, self.frames, size, every), f" {self.question}"]}]
 
 
 def build_example(task: Task, case: Case) -> Example:
@@ -167,10 +148,11 @@ def build_example(task: Task, case: Case) -> Example:
 
 def _hidden_scenes(task: Task, random: np.random.Generator) -> list[Scene]:
     """One scene of one thing; for "order" two, that differ in ground, colour and kind."""
-    world = World(int(random.integers(2**31)), task.part, 1, 1)
-    scenes = [world.picture(0)]
+    world = World(int(random.integers(2**31)), task.part, 1, 1, heldout=task.heldout)
     if task.form == "clip":
-        return [_moving(scenes[0], random)]
+        clips = (_moving(world.picture(index), random) for index in count_from(0))
+        return [next(clip for clip in clips if world.admits(clip))]
+    scenes = [world.picture(0)]
     index = 0
     while task.form == "order" and len(scenes) < 2:
         index += 1
@@ -197,7 +179,7 @@ def _moving(scene: Scene, random: np.random.Generator) -> Scene:
 
 def _hay(task: Task, random: np.random.Generator, seconds: float, grounds: set[str]) -> Film:
     """So many seconds of film or a little more, without these grounds."""
-    world = World(int(random.integers(2**31)), task.part)
+    world = World(int(random.integers(2**31)), task.part, heldout=task.heldout)
     scenes: list[Scene] = []
     length, index = 0.0, 0
     while length < seconds:
@@ -336,29 +318,21 @@ class VideoNeedleResult:
 def answer_examples(
     model: Answers, task: Task, cases: Sequence[Case], *, batch_tokens: int = 32768
 ) -> Iterator[list[Found]]:
-    """Asks the model, batch by batch: cases of one length together, of at most `batch_tokens` tokens, or one case.
-
-    Raises UserError as `build_example`.
-    """
-    for length in sorted({case.length for case in cases}):
-        waiting = [case for case in cases if case.length == length]
-        batches = math.ceil(len(waiting) / max(1, batch_tokens // (length * model.tokens_per_frame)))
-        size = math.ceil(len(waiting) / batches)
-        for first in range(0, len(waiting), size):
-            batch = waiting[first : first + size]
-            examples = [build_example(task, case) for case in batch]
-            asked = [example.conversation(model.frame_size, task.every) for example in examples]
-            yield [
-                Found(
-                    case,
-                    tuple(hidden.start for hidden in example.hidden),
-                    example.question,
-                    example.expected,
-                    text.strip(),
-                    example.mark(text),
-                )
-                for case, example, text in zip(batch, examples, model.answer(asked, _MAX_TOKENS), strict=True)
-            ]
+    """Asks the model, in batches of `case_batches`. Raises UserError as `build_example`."""
+    for batch in case_batches(cases, batch_tokens, model.tokens_per_frame):
+        examples = [build_example(task, case) for case in batch]
+        asked = [example.conversation(model.frame_size, task.every) for example in examples]
+        yield [
+            Found(
+                case,
+                tuple(hidden.start for hidden in example.hidden),
+                example.question,
+                example.expected,
+                text.strip(),
+                example.mark(text),
+            )
+            for case, example, text in zip(batch, examples, model.answer(asked, _MAX_TOKENS), strict=True)
+        ]
 
 
 def evaluate_video_needle(
@@ -372,6 +346,7 @@ def evaluate_video_needle(
     seed: int = 0,
     part: Part = "train",
     every: int = 0,
+    heldout: HeldOut = "ground",
     batch_tokens: int = 32768,
     console: Console | None = None,
 ) -> VideoNeedleResult:
@@ -382,7 +357,7 @@ def evaluate_video_needle(
 
     Args:
         lengths: of the films, in frames; one is a second.
-        form, seed, part, every: see `Task`.
+        form, seed, part, every, heldout: see `Task`.
         batch_tokens: tokens that are read at once, which bounds the memory.
         console: where the progress is shown; standard error by default.
 
@@ -392,7 +367,7 @@ def evaluate_video_needle(
     Raises:
         UserError: a grid or a task that is not possible, or results of another model or task in `out`.
     """
-    task = Task(form, seed, part, every)
+    task = Task(form, seed, part, every, heldout)
     if not lengths or min(lengths) < 1:
         raise UserError(f"the lengths of the films are {list(lengths)}: give one or more numbers of frames")
     cases = case_grid(lengths, depth_grid(depths), rounds)
@@ -404,7 +379,7 @@ def evaluate_video_needle(
         "context_length": model.context_length,
     }
     path = out / f"video-needle-{form}.json"
-    answers = [_found(record, path) for record in read_cases(path, settings)]
+    answers = [*earlier_cases(path, settings, Found.from_dict, "needles in films")]
     done = {answer.case for answer in answers}
     waiting = [case for case in cases if case not in done]
     with progress_bar(console) as progress:
@@ -421,10 +396,3 @@ def evaluate_video_needle(
     result = VideoNeedleResult(settings, tuple(answers))
     write_result(path.with_suffix(".png"), result.heat_map())
     return result
-
-
-def _found(record: dict[str, Any], path: Path) -> Found:
-    try:
-        return Found.from_dict(record)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} does not hold needles in films ({error!r}): remove it to begin anew") from error

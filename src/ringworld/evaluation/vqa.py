@@ -1,81 +1,34 @@
-"""Questions about pictures and films from files: how many of them does a model answer rightly?
-
-A file of questions is JSON lines, paths relative to it:
-
-    {"media": "a.png", "question": "Which colour is the bus?", "answer": ["red", "dark red"], "kind": "colour"}
-    {"media": "b.mp4", "fps": 2, "question": "It", "options": {"A": "rains", "B": "snows"}, "answer": "B"}
-
-Several media in a list are shown one after the other.
+"""Questions about pictures and films from files (`questions.read_questions`): how many of them does a model answer
+rightly?
 """
 
 import hashlib
-import json
 import logging
 import math
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from rich.console import Console
 
 from ringworld.errors import UserError
-from ringworld.evaluation.files import read_json, write_result
+from ringworld.evaluation.asking import QUESTION_TOKENS, Answers, Footage, Turn, together
+from ringworld.evaluation.files import earlier_cases, write_cases
+from ringworld.evaluation.questions import Question, accuracy_by_kind, read_questions
 from ringworld.progress import progress_bar
-from ringworld.tokens.chat import Role
+from ringworld.tokens.chat import Layout, arranged
 from ringworld.tokens.video import FPS, read_video, video_info
-
-Layout = Literal["media first", "question first"]
-# A picture (one frame) or a film. It can be gone through as often as one likes, is hashable, and is equal to another
-# only if both show the same: whoever is asked several questions about one film need encode it only once.
-Footage = Iterable[UInt8[np.ndarray, "H W 3"]]
 
 # The words with which LLaVA-1.5 asks for answers that can be marked (arXiv 2310.03744, appendix A).
 _SHORT = "Answer the question using a single word or phrase."
 _LETTER = "Answer with the option's letter from the given choices directly."
-_SHOWN = 3  # mistakes that one message names
-_QUESTION_TOKENS = 64  # of a question's words, about
+_SHOWN = 3  # files that cannot be read, in one message
 
 _log = logging.getLogger(__name__)
-
-
-class Turn(TypedDict):
-    """A turn of a conversation: what is said and shown, in order."""
-
-    role: Role
-    content: list[str | Footage]
-
-
-@runtime_checkable
-class Answers(Protocol):
-    """Who can be asked about pictures and films.
-
-    Attributes:
-        fingerprint: tells this model from others.
-        context_length: tokens of the longest rows that it was trained on.
-        frame_size: the side of its frames, in pixels.
-        tokens_per_frame: codes and terminator.
-    """
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    @property
-    def context_length(self) -> int: ...
-
-    @property
-    def frame_size(self) -> int: ...
-
-    @property
-    def tokens_per_frame(self) -> int: ...
-
-    def answer(self, conversations: Sequence[Sequence[Turn]], max_tokens: int) -> list[str]:
-        """The greedy answer to each conversation, of at most so many tokens. What a footage raises passes through."""
-        ...
 
 
 class UnreadableError(UserError):
@@ -111,127 +64,6 @@ class MediaFile:
 
 
 @dataclass(frozen=True)
-class Question:
-    """A line of a file of questions.
-
-    Attributes:
-        line: its number in the file, from 1.
-        media: the files that are shown, in order; fps: of the films among them.
-        answers: the right ones; with options, the right letter.
-        options: (letter, text); none of an open question.
-    """
-
-    line: int
-    media: tuple[Path, ...]
-    fps: float
-    text: str
-    answers: tuple[str, ...]
-    options: tuple[tuple[str, str], ...] = ()
-    kind: str | None = None
-
-    def is_right(self, answer: str) -> bool:
-        """Whether the answer is one of the right ones after `normalise`, or with options, chooses the right letter."""
-        if self.options:
-            return chosen_letter(answer, self.options) == self.answers[0]
-        return normalise(answer) in {normalise(right) for right in self.answers}
-
-
-# The signs that VQA's evaluation drops; "." and ":" only where they are not inside a number.
-_PUNCTUATION = re.compile(r"""[;/\[\]"{}()=+\\_\-><@`,?!*]|(?<!\d)[.:]|[.:](?!\d)""")
-_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(_NUMBERS)}}
-
-
-def normalise(answer: str) -> str:
-    """An answer as VQA's evaluation compares it (https://visualqa.org/evaluation.html): in lower case, without
-    punctuation and articles, number words up to ten as digits, apostrophes and commas within numbers left out.
-
-    Of an answer that is an article, such as the letter A, the article stays. VQA's ten answers a question, three of
-    which make an answer wholly right, are not weighed here: one of them suffices.
-    """
-    text = re.sub(r"(?<=\d),(?=\d)|['\u2019]", "", answer.lower())
-    words = [_DIGITS.get(word, word) for word in _PUNCTUATION.sub(" ", text).split()]
-    return " ".join([word for word in words if word not in ("a", "an", "the")] or words)
-
-
-def chosen_letter(answer: str, options: Sequence[tuple[str, str]]) -> str | None:
-    """The option that an answer chooses; None: none of them.
-
-    It is the one whose text is the answer, or whose letter the answer begins with: "B", "(B)", "B. It snows". A small
-    letter counts only if it is all that there is: "a bus" does not choose A.
-    """
-    said = normalise(answer)
-    if (named := [letter for letter, text in options if normalise(text) == said]) and said:
-        return named[0]
-    found = re.match(r"[\s(\[\"'*]*(?:([A-Z])(?![\w'\u2019])|([a-z])\W*$)", answer)
-    letter = (found[1] or found[2]).upper() if found else None
-    return letter if letter in {option for option, _ in options} else None
-
-
-def read_questions(path: Path, *, fps: float = 1.0) -> tuple[Question, ...]:
-    """The questions of a file; empty lines do not count.
-
-    Args:
-        fps: of films in lines that do not say theirs.
-
-    Raises:
-        UserError: the file cannot be read or has no question, or lines are malformed: the first of them are named by
-            file and line.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; name a file with a question a line, as JSON") from error
-    found: list[Question] = []
-    wrong: list[str] = []
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            found.append(_parse(json.loads(line), number, path.parent, fps))
-        except (ValueError, RecursionError) as error:
-            wrong.append(f"{path}:{number}: {error}")
-    if wrong:
-        shown = "; ".join(wrong[:_SHOWN]) + ("; ..." if len(wrong) > _SHOWN else "")
-        raise UserError(f"{len(wrong)} of {len(wrong) + len(found)} questions are malformed ({shown}): mend them")
-    if not found:
-        raise UserError(f'{path} holds no question; a line is such as {{"media": ..., "question": ..., "answer": ...}}')
-    return tuple(found)
-
-
-def _parse(value: Any, number: int, folder: Path, fps: float) -> Question:
-    """Raises ValueError, which says what is wrong."""
-    if not isinstance(value, dict):
-        raise ValueError(f"must be a JSON object, got {type(value).__name__}")
-    media, answers = (_texts(value, name) for name in ("media", "answer"))
-    question = _texts(value, "question")[0]
-    rate, kind, options = value.get("fps", fps), value.get("kind"), value.get("options", {})
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not FPS[0] <= rate <= FPS[1]:
-        raise ValueError(f'"fps" must be {FPS[0]} to {FPS[1]} frames a second, got {rate!r}')
-    if not isinstance(kind, str | None):
-        raise ValueError(f'"kind" must be a string, got {kind!r}')
-    if not isinstance(options, dict) or not all(
-        re.fullmatch("[A-Z]", letter) and isinstance(text, str) for letter, text in options.items()
-    ):
-        raise ValueError(f'"options" must be such as {{"A": "red", "B": "blue"}}, got {options!r}')
-    if options and (len(answers) != 1 or answers[0] not in options):
-        raise ValueError(f'"answer" must be one of the letters {", ".join(options)}, got {value["answer"]!r}')
-    paths = tuple(folder / name for name in media)
-    return Question(number, paths, float(rate), question, answers, tuple(options.items()), kind)
-
-
-def _texts(value: dict[str, Any], name: str) -> tuple[str, ...]:
-    """A string or, but for the question, several."""
-    content = value.get(name)
-    parts = content if isinstance(content, list) and name != "question" else [content]
-    texts = tuple(part for part in parts if isinstance(part, str) and part.strip())
-    if not texts or len(texts) < len(parts):
-        several = "" if name == "question" else " or a list of them"
-        raise ValueError(f'"{name}" must be a string that is not empty{several}, got {content!r}')
-    return texts
-
-
-@dataclass(frozen=True)
 class Marked:
     """A question's line and kind, what was answered, and whether that is right."""
 
@@ -239,6 +71,15 @@ class Marked:
     kind: str | None
     text: str
     correct: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """A record of `vqa.json`."""
+        kind = {} if self.kind is None else {"kind": self.kind}
+        return {"line": self.line, **kind, "answer": self.text, "correct": self.correct}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Marked":
+        return cls(record["line"], record.get("kind"), record["answer"], record["correct"])
 
 
 @dataclass(frozen=True)
@@ -258,14 +99,7 @@ class VqaResult:
 
     def summary(self) -> dict[str, Any]:
         """Accuracy in all and by kind, with the number of questions asked, and what could not be read."""
-        kinds = sorted({answer.kind for answer in self.answers if answer.kind is not None})
-        marks = {kind: [a.correct for a in self.answers if a.kind == kind] for kind in kinds}
-        return {
-            "questions": len(self.answers),
-            "accuracy": self.accuracy,
-            "by_kind": {kind: {"questions": len(m), "accuracy": float(np.mean(m))} for kind, m in marks.items()},
-            "unreadable": self.unreadable,
-        }
+        return accuracy_by_kind((a.kind, a.correct) for a in self.answers) | {"unreadable": self.unreadable}
 
 
 def conversation(
@@ -281,8 +115,7 @@ def conversation(
     if instructed:
         lines.append(_LETTER if question.options else _SHORT)
     words = "\n".join(lines)
-    content = [*media, f"\n{words}"] if layout == "media first" else [f"{words}\n", *media]
-    return [{"role": "user", "content": content}]
+    return [{"role": "user", "content": arranged(words, media, layout)}]
 
 
 def evaluate_vqa(
@@ -332,12 +165,12 @@ def evaluate_vqa(
         "model": model.fingerprint,
     }
     file = out / "vqa.json"
-    answers = [_marked(record, file) for record in read_cases(file, settings)]
+    answers = [*earlier_cases(file, settings, Marked.from_dict, "answers")]
     done = {answer.line for answer in answers}
     waiting = [question for question in questions if question.line not in done]
     count = len({medium for question in questions for medium in question.media})
     library = _Library(waiting, model.frame_size, max_frames, bad_share * count)
-    batches = _batches(waiting, library, model.tokens_per_frame, batch_tokens)
+    batches = together(_by_media(waiting, library, model.tokens_per_frame), batch_tokens)
     with progress_bar(console) as progress:
         bar = progress.add_task("questions", total=len(questions), completed=len(done), note="")
         for batch in batches:
@@ -414,66 +247,19 @@ def _media_file(path: Path, fps: float, size: int, max_frames: int | None) -> Me
     return MediaFile(path, fps, size, frames, max_frames)
 
 
-def _batches(
-    questions: Sequence[Question], library: _Library, tokens_per_frame: int, batch_tokens: int
-) -> Iterator[list[Question]]:
-    """Those about the same media together, and more of them as long as there is room."""
+def _by_media(
+    questions: Sequence[Question], library: _Library, tokens_per_frame: int
+) -> list[tuple[list[Question], int]]:
+    """Those about the same media together, and how many tokens they come to."""
     groups: dict[tuple[tuple[Path, ...], float], list[Question]] = {}
     for question in filter(library.has, questions):
         groups.setdefault((question.media, question.fps), []).append(question)
-    batch: list[Question] = []
-    room = batch_tokens
-    for group in groups.values():
-        frames = sum(media.frames for media in library.media(group[0]))
-        tokens = len(group) * (frames * tokens_per_frame + _QUESTION_TOKENS)
-        if batch and tokens > room:
-            yield batch
-            batch, room = [], batch_tokens
-        batch, room = [*batch, *group], room - tokens
-    if batch:
-        yield batch
-
-
-def _marked(record: dict[str, Any], path: Path) -> Marked:
-    try:
-        return Marked(record["line"], record.get("kind"), record["answer"], record["correct"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} does not hold answers ({error!r}): remove it to begin anew") from error
+    frames = [sum(media.frames for media in library.media(group[0])) for group in groups.values()]
+    return [
+        (group, len(group) * (count * tokens_per_frame + QUESTION_TOKENS))
+        for group, count in zip(groups.values(), frames, strict=True)
+    ]
 
 
 def _write(path: Path, result: VqaResult) -> None:
-    records = [
-        {"line": a.line, **({} if a.kind is None else {"kind": a.kind}), "answer": a.text, "correct": a.correct}
-        for a in result.answers
-    ]
-    write_cases(path, result.settings, result.summary(), records)
-
-
-def write_cases(
-    path: Path, settings: dict[str, Any], summary: dict[str, Any], records: Sequence[dict[str, Any]]
-) -> None:
-    """A result as JSON, atomically: settings, summary, and every case in a line of its own, for `read_cases`."""
-    lines = ",\n  ".join(json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records)
-    head = json.dumps({"settings": settings, "summary": summary}, indent=1, ensure_ascii=False, allow_nan=False)
-    write_result(path, f'{head[:-2]},\n "cases": [\n  {lines}\n ]\n}}\n')
-
-
-def read_cases(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The records of a run before this one under the same settings (plain JSON values); none where there is no file.
-
-    Raises UserError when the file is damaged, or its settings differ.
-    """
-    if not path.exists():
-        return []
-    content = read_json(path)
-    try:
-        earlier, cases = content["settings"], content["cases"]
-        differing = [f"{key} {earlier.get(key)} there, {value} now" for key, value in settings.items()
-                     if earlier.get(key) != value]  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} does not hold results ({error!r}): remove it to begin anew") from error
-    if differing:
-        raise UserError(
-            f"{path} holds another evaluation ({'; '.join(differing)}): give another --out, or remove the file"
-        )
-    return cases
+    write_cases(path, result.settings, result.summary(), [answer.to_dict() for answer in result.answers])

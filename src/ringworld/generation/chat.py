@@ -24,7 +24,7 @@ from ringworld.generation.drawing import Frame, frame_tokenizer_of, pixels
 from ringworld.generation.grammar import Grammar, Reader
 from ringworld.generation.memory import Memory
 from ringworld.generation.sampling import Sampler
-from ringworld.tokens.chat import ChatTemplate, Message, Part, Role, parts_of
+from ringworld.tokens.chat import ChatTemplate, Message, Part, Role, TemplateName, arranged, parts_of
 from ringworld.tokens.vision import timed, vision_ids
 
 if TYPE_CHECKING:
@@ -36,16 +36,17 @@ _log = logging.getLogger(__name__)
 class Chat:
     """A conversation with a model. What `Model.chat()` gives."""
 
-    def __init__(self, model: "Model", system: str | None = None) -> None:
+    def __init__(self, model: "Model", system: str | None = None, template: TemplateName = "own") -> None:
         """
         Args:
             system: what the model is told before the first turn; None: what its template says by itself, if anything.
+            template: see `ChatTemplate`.
 
         Raises:
             UserError: the model's tokenizer has no way to chat (see `ChatTemplate`).
         """
         self._model = model
-        self._template = ChatTemplate(model.tokenizer)
+        self._template = ChatTemplate(model.tokenizer, template)
         self._opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self._answer: Generator[str | Frame, None, None] | None = None
         self._begin_anew(self._opening)
@@ -123,7 +124,7 @@ class Chat:
         if max_tokens < 1:
             raise UserError(f"{max_tokens} tokens leave no room for an answer: ask for 1 or more")
         said = _checked(text)
-        content: str | list[Part] = [*self._shown, f" {said}"] if self._shown else said
+        content = arranged(said, self._shown, self._template.layout) if self._shown else said
         messages: list[Message] = [*self._messages, {"role": "user", "content": content}]
         settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         sampler, stop = chat_sampler(self._model, self._template, **settings)

@@ -62,13 +62,7 @@ def frame_tokenizer_of(model: "Model") -> FrameTokenizer:
         raise UserError("this model reads and writes text alone: take one that was trained on pictures, too")
     if frames is None:
         raise UserError("this model came without its tokenizer of frames, so it can neither draw nor look: name one")
-    there = (frames.config.grid, frames.config.grid, frames.config.quantizer.codes)
-    wanted = (vocabulary.frame_height, vocabulary.frame_width, vocabulary.codes)
-    if there != wanted:
-        raise UserError(
-            "the model has frames of {}x{} of {} codes, ".format(*wanted)
-            + "the tokenizer of {}x{} of {}: take the tokenizer that the model was trained with".format(*there)
-        )
+    frames.require_fit(vocabulary)
     return frames
 
 
@@ -87,11 +81,17 @@ class Drawing:
         self._model, self._frames = model, frame_tokenizer_of(model)
         self._template = ChatTemplate(model.tokenizer)
 
+    @property
+    def fingerprint(self) -> str:
+        """The model's."""
+        return self._model.fingerprint
+
     def draw(self, prompts: Sequence[str], frames: int = 1, brush: Brush = Brush()) -> list[Film]:
         """A picture, or a film of so many frames, for each prompt.
 
         Raises:
-            UserError: no frames, an empty prompt, or a setting outside its range.
+            UserError: no frames, an empty prompt, a setting outside its range, or guidance of a model that has not
+                learned to draw without words.
         """
         if not prompts:
             return []
@@ -144,6 +144,11 @@ class Drawing:
         """Reads the prompts: words, and after them what is shown already."""
         model, rows = self._model, words
         guidance = None if brush.guidance == 1 else brush.guidance
+        if guidance is not None and model.draws_unasked is False:
+            raise UserError(
+                f"the guidance (CFG) is {guidance}, and this model was never trained on a picture or film without "
+                "words, which guidance draws away from: take 1, or train it with captions left out (drop_text)"
+            )
         sampler, stop = model.sampler(
             brush.temperature, brush.top_k, brush.top_p, brush.seed, guidance=guidance, frames=frames
         )
@@ -153,7 +158,9 @@ class Drawing:
             rows = [*rows, *rows[-1:] * (height - len(rows)), *[nothing] * height]
         rows = [np.concatenate([row, shown]) for row in rows]
         count = frames * self._each
-        frequencies = model.frequencies(max(map(len, rows)) + count)
+        length = max(map(len, rows)) + count
+        model.note_length(length)
+        frequencies = model.frequencies(length)
         return _Begun(model.start(rows, count, sampler, stop, frequencies), sampler, stop, frequencies)
 
     def _words(self, prompt: str, frames: int) -> Ids:

@@ -25,6 +25,7 @@ from ringworld.model.cache import prompt_multiple
 from ringworld.model.config import ModelConfig
 from ringworld.model.rope import Frequencies, RopeScaling, rope_frequencies
 from ringworld.model.transformer import Weights
+from ringworld.tokens.chat import TemplateName
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 from ringworld.tokens.video import read_video
@@ -48,6 +49,7 @@ class Model:
         frames: its tokenizer of frames; None: it sees none.
         cache_type: in which it keeps keys and values (see `Slots`): "bfloat16" takes half of the memory of "float32",
             "int8" a little more than a quarter.
+        draws_unasked: whether guidance has something to draw away from (see `weights.checkpoint.Description`).
     """
 
     weights: Weights
@@ -59,6 +61,7 @@ class Model:
     rope_scaling: RopeScaling | None = None
     frames: FrameTokenizer | None = None
     cache_type: CacheType = "float32"
+    draws_unasked: bool | None = None
 
     def frequencies(self, length: int) -> Frequencies:
         """What turns queries and keys in a text of so many tokens."""
@@ -82,7 +85,7 @@ class Model:
             UserError: an empty prompt, no room for an answer, or a sampling setting outside its range.
         """
         ids = self.encode(prompt)
-        self._note_length(len(ids) + max_tokens)
+        self.note_length(len(ids) + max_tokens)
         (answer,) = self.generate_batch([ids], max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         pieces = self.tokenizer.stream()
         return "".join(pieces.push(int(token)) for token in answer)
@@ -106,19 +109,20 @@ class Model:
         sampler, stop = self.sampler(temperature, top_k, top_p, seed)
         frequencies = self.frequencies(len(ids) + max_tokens)
         state = self.start([ids], max_tokens, sampler, stop, frequencies)
-        self._note_length(len(ids) + max_tokens)
+        self.note_length(len(ids) + max_tokens)
         return self._pieces(state, max_tokens, sampler, stop, frequencies)
 
-    def chat(self, system: str | None = None) -> Chat:
-        """A conversation, in the model's own template.
+    def chat(self, system: str | None = None, template: TemplateName = "own") -> Chat:
+        """A conversation.
 
         Args:
             system: what the model is told before the first turn; None: what its template says by itself, if anything.
+            template: the model's own, or LWM's, in which what is shown comes after the question (see `ChatTemplate`).
 
         Raises:
             UserError: the model's tokenizer has no way to chat.
         """
-        return Chat(self, system)
+        return Chat(self, system, template)
 
     def ask(
         self,
@@ -320,14 +324,17 @@ class Model:
         if wanted > there:
             raise UserError(
                 f"{rows} rows of {longest} tokens and {max_tokens} more need {wanted / 2**30:,.1f} GiB for keys and "
-                f"values, but there are {there / 2**30:,.1f} GiB: shorten the prompt, or ask for fewer tokens or rows"
+                f"values, but there are {there / 2**30:,.1f} GiB, room for about "
+                f"{capacity * there / wanted:,.0f} tokens a row: shorten the prompt, or ask for fewer tokens or rows"
             )
 
-    def _note_length(self, length: int) -> None:
+    def note_length(self, length: int) -> None:
+        """Says in the log when a prompt and its answer are longer than any row of the training."""
         if length > self.context_length:
             _log.warning(
-                "prompt and answer may come to %d tokens, beyond the %d that the model was trained on: expect less",
+                "prompt and answer may come to %d tokens, %d beyond the %d that the model was trained on: expect less",
                 length,
+                length - self.context_length,
                 self.context_length,
             )
 

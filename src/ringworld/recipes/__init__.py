@@ -12,7 +12,7 @@ from pathlib import Path
 from ringworld.errors import UserError
 from ringworld.recipes.extension import EXTEND, extend
 from ringworld.recipes.long_text import nano_text, nano_text_long
-from ringworld.recipes.lwm import LWM_TEXT, lwm_text
+from ringworld.recipes.lwm import LWM_TEXT, LWM_VISION, lwm_text, lwm_vision
 from ringworld.recipes.smoke import debug, debug_vision
 from ringworld.recipes.vqgan import vqgan_emoji, vqgan_lwm, vqgan_nano
 from ringworld.training.curriculum import Recipe
@@ -27,7 +27,9 @@ RECIPES: Mapping[str, Callable[[int, Path | None], Recipe]] = {
     "vqgan-nano": vqgan_nano,
     "vqgan-emoji": vqgan_emoji,
     "vqgan-lwm": vqgan_lwm,
-} | {f"text-{length}": lwm_text(length) for length in LWM_TEXT}
+    **{f"text-{length}": lwm_text(length) for length in LWM_TEXT},
+    **{f"vision-{length}": lwm_vision(length) for length in LWM_VISION},
+}
 
 
 def build(
@@ -59,6 +61,19 @@ def build(
         raise UserError(f"there is no recipe {name!r}: {hint}The recipes are {', '.join((*RECIPES, EXTEND))}")
     recipe = RECIPES[name](seed, data)
     if init is not None and isinstance(recipe, LanguageRecipe):
-        about = open_model(init).description
-        return replace(recipe, init=init, model=about.config, rope_scaling=about.rope_scaling, tokenizer=None)
+        return _beginning_with(init, recipe)
     return replace(recipe, init=init)
+
+
+def _beginning_with(init: str, recipe: LanguageRecipe) -> LanguageRecipe:
+    """The recipe for the shape and the tokenizers of a given model. One of text alone gets the ids of the recipe's
+    vision behind its own; one that sees keeps its own tokenizer of frames."""
+    source = open_model(init)
+    about = source.description
+    model, frames = about.config, recipe.frames
+    if about.vocabulary.vision_size:
+        frames = None if source.frames else frames
+    elif frames is not None and recipe.tokenizer is not None:
+        share = recipe.model.vocabulary_size - recipe.tokenizer.size
+        model = replace(model, vocabulary_size=about.vocabulary.text_size + share)
+    return replace(recipe, init=init, model=model, rope_scaling=about.rope_scaling, tokenizer=None, frames=frames)

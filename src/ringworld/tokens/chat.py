@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 from jinja2 import TemplateError
@@ -27,6 +27,11 @@ from ringworld.tokens.text import TextTokenizer
 Role = Literal["system", "user", "assistant"]
 
 
+# Whose words stand around a conversation, and in which order what is asked stands: the model's own template, with what
+# is shown before the question; or LWM's, with the question first.
+TemplateName = Literal["own", "lwm"]
+Layout = Literal["media first", "question first"]
+Shown = TypeVar("Shown")
 Part = str | np.ndarray  # text; or a picture's or film's ids, delimiters and all (see `tokens.vision`)
 
 
@@ -54,6 +59,12 @@ LWM_TEMPLATE = """
 """
 
 
+def arranged(words: str, media: Sequence[Shown], layout: Layout) -> list[str | Shown]:
+    """A question and what it is about: media, a space and the words; or the words in a line of their own before them,
+    as LWM's models were trained (arXiv 2402.08268)."""
+    return [*media, f" {words}"] if layout == "media first" else [f"{words}\n", *media]
+
+
 def parts_of(content: str | list[Part]) -> list[Part]:
     """What is said and shown, one after the other."""
     return [content] if isinstance(content, str) else content
@@ -63,12 +74,20 @@ class ChatTemplate:
     """How a model reads a conversation.
 
     Attributes:
+        layout: in which order what is asked and what is shown stand in a message.
         end: the id that ends an answer: the first special token after an assistant's words.
         special: all special ids, none of which can be part of an answer.
     """
 
-    def __init__(self, tokenizer: TextTokenizer) -> None:
-        """Raises UserError when the template is not one, or the tokenizer has nothing that ends an answer."""
+    def __init__(self, tokenizer: TextTokenizer, name: TemplateName = "own") -> None:
+        """
+        Args:
+            name: "lwm" is LWM's, whatever the model's own is. A model that has none of its own has LWM's words in any
+                case.
+
+        Raises:
+            UserError: the template is not one, or the tokenizer has nothing that ends an answer.
+        """
         inner, vocabulary = tokenizer.inner, tokenizer.vocabulary
         names = {index: token.content for index, token in inner.get_added_tokens_decoder().items() if token.special}
         if vocabulary.eos not in names:
@@ -79,7 +98,8 @@ class ChatTemplate:
         self._strings = {"eos_token": names[vocabulary.eos]}
         if vocabulary.bos in names:
             self._strings["bos_token"] = names[vocabulary.bos]
-        self._template = _compiled(tokenizer.chat_template or LWM_TEMPLATE)
+        self.layout: Layout = "question first" if name == "lwm" else "media first"
+        self._template = _compiled(LWM_TEMPLATE if name == "lwm" else tokenizer.chat_template or LWM_TEMPLATE)
         self._markers = _Markers(inner, names)
         self.special = frozenset(names)
         self.end = self._found_end(vocabulary.eos)

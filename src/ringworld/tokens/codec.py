@@ -1,8 +1,10 @@
 """A trained tokenizer of frames: uint8 frames to codes and back, in batches, spread over devices."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 
 import jax
@@ -12,6 +14,7 @@ from jaxtyping import Array, Int32, Integer, UInt8
 
 from ringworld.errors import UserError
 from ringworld.mesh import axis_size, named_sharding
+from ringworld.tokens.vocabulary import Vocabulary
 from ringworld.tokens.vqgan import VqganConfig, VqganWeights, from_bytes, to_bytes, to_codes, to_frames
 
 
@@ -35,6 +38,28 @@ class FrameTokenizer:
         devices = axis_size(self.mesh, "batch")
         if self.batch < 1 or self.batch % devices:
             raise UserError(f"a batch of {self.batch} frames does not divide over {devices} devices; take a multiple")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells tokenizers apart: the same for the same configuration and weights, wherever they came from."""
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        leaves = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+            for path, leaf in jax.tree.leaves_with_path(self.weights)
+        }
+        for name, leaf in sorted(leaves.items()):
+            digest.update(name.encode() + np.asarray(leaf).tobytes())
+        return digest.hexdigest()
+
+    def require_fit(self, vocabulary: Vocabulary) -> None:
+        """Raises UserError when the vocabulary is of frames or codes that this tokenizer does not make."""
+        there = (self.config.grid, self.config.grid, self.config.quantizer.codes)
+        wanted = (vocabulary.frame_height, vocabulary.frame_width, vocabulary.codes)
+        if there != wanted:
+            raise UserError(
+                "the model has frames of {}x{} of {} codes, ".format(*wanted)
+                + "the tokenizer of {}x{} of {}: take the tokenizer that the model was trained with".format(*there)
+            )
 
     def encode_all(self, frames: Iterable[UInt8[np.ndarray, "H W 3"]]) -> Iterator[Int32[np.ndarray, "h w"]]:
         """The codes of each frame of a stream, of which no more than a batch is held.

@@ -84,13 +84,20 @@ class Vocabulary:
         text = slice(0, self.text_size)
         return (text, slice(self.text_size, self.size)) if self.vision_size else (text,)
 
-    def seeing(self, codes: int, height: int, width: int, start: tuple[int, ...], end: tuple[int, ...]) -> "Vocabulary":
+    def seeing(
+        self, codes: int, height: int, width: int, start: tuple[int, ...], end: tuple[int, ...], share: int = 0
+    ) -> "Vocabulary":
         """The same text with vision behind it: frames of height x width codes, and the ids of `<vision>` and
-        `</vision>`."""
+        `</vision>`. The vision has `share` ids, or as many as it needs if that is more."""
         return replace(
-            self, codes=codes, vision_size=codes + 2, vision_start=start, vision_end=end, frame_height=height,
-            frame_width=width,
+            self, codes=codes, vision_size=max(codes + 2, share), vision_start=start, vision_end=end,
+            frame_height=height, frame_width=width,
         )  # fmt: skip
+
+    @property
+    def blind(self) -> "Vocabulary":
+        """The same text without vision."""
+        return Vocabulary(self.text_size, self.bos, self.eos, self.pad)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, read back by `from_dict`."""

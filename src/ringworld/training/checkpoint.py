@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 
 from ringworld.errors import UserError
 from ringworld.files import write_atomically
-from ringworld.training.curriculum import Learner, Recipe, differences, to_json
+from ringworld.training.curriculum import Learner, Recipe, completed, differences, to_json
 from ringworld.weights.checkpoint import CHECKPOINTS, complete_checkpoints, restore
 
 RECIPE = "recipe.json"
@@ -104,7 +104,8 @@ def open_run(recipe: Recipe, run: Path) -> Learner:
     """
     asked = to_json(recipe)
     if (run / RECIPE).is_file():
-        differing = list(differences(json.loads((run / RECIPE).read_text(encoding="utf-8")), asked))
+        saved = completed(json.loads((run / RECIPE).read_text(encoding="utf-8")), recipe)
+        differing = list(differences(saved, asked))
         if differing:
             raise UserError(
                 f"{run} holds a run of another recipe, which cannot go on with this one. They differ in "

@@ -12,7 +12,7 @@ What is trained is not said here: `Recipe` and `Stage` hold what all training ha
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
@@ -255,6 +255,28 @@ def to_json(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [to_json(item) for item in value]
     return str(value) if isinstance(value, PurePath) else value
+
+
+def completed(saved: Any, recipe: Any) -> Any:
+    """A recipe in JSON with the fields that there were not when it was saved: at their defaults, since it was trained
+    as if they had been there.
+
+    Args:
+        recipe: the one that is asked for now.
+    """
+    if isinstance(saved, list) and isinstance(recipe, tuple | list) and len(saved) == len(recipe):
+        return [completed(before, now) for before, now in zip(saved, recipe, strict=True)]
+    if not (is_dataclass(recipe) and isinstance(saved, dict) and saved.get("type") == type(recipe).__name__):
+        return saved
+    whole = dict(saved)
+    for f in fields(recipe):
+        if f.name in saved:
+            whole[f.name] = completed(saved[f.name], getattr(recipe, f.name))
+        elif f.default is not MISSING:
+            whole[f.name] = to_json(f.default)
+        elif f.default_factory is not MISSING:
+            whole[f.name] = to_json(f.default_factory())
+    return whole
 
 
 def differences(saved: Any, asked: Any, field: str = "") -> Iterator[str]:

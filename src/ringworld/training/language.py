@@ -13,11 +13,12 @@ from jaxtyping import Array
 
 from ringworld.data.loading import PackedLoader, local_rows, mix, place
 from ringworld.data.packing import Batch, Normalization, Policy
-from ringworld.data.sources import SourceConfig, TokenizerConfig
+from ringworld.data.sources import SourceConfig, TokenizerConfig, draws_unasked
 from ringworld.errors import UserError
 from ringworld.generation.model import Model
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.config import ModelConfig
+from ringworld.model.growth import grow_vocabulary
 from ringworld.model.rope import RopeScaling, rope_frequencies
 from ringworld.model.transformer import Weights
 from ringworld.tokens.codec import FrameTokenizer
@@ -39,6 +40,7 @@ from ringworld.weights.models import load, open_model
 from ringworld.weights.tokenizer import load_tokenizer, save_tokenizer
 
 Softmax = Literal["modality", "joint"]
+Mixing = Literal["documents", "rows"]
 LAYOUT = "zigzag"  # even work on every device of a ring; the same as none where there is no ring
 
 
@@ -51,9 +53,12 @@ class LanguageStage(Stage):
     Attributes:
         sequence_length: tokens in a row.
         rope_theta: the base of RoPE's angles, which grows with the length.
-        packing: what becomes of a document that does not fit the row: "split" over two, or "whole" in the next one.
+        packing: what becomes of a document that does not fit the row: "split" over two, "whole" in the next one, or
+            "split long", which splits only one that is longer than a row.
         normalization: weights count per "token", or sum to one for each "example", or for each "modality" of a row, as
             LWM's.
+        mixing: what the shares of the sources count: "documents", which lie side by side in rows, or "rows", each of
+            which has documents of one source alone.
     """
 
     UNIT: ClassVar[str] = "tokens"
@@ -63,6 +68,7 @@ class LanguageStage(Stage):
     sources: tuple[tuple[SourceConfig, float], ...]
     packing: Policy = "split"
     normalization: Normalization = "token"
+    mixing: Mixing = "documents"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +77,7 @@ class LanguageStage(Stage):
         at_least(stage + "rope_theta", self.rope_theta, 1)
         choose(stage + "packing", self.packing, Policy)
         choose(stage + "normalization", self.normalization, Normalization)
+        choose(stage + "mixing", self.mixing, Mixing)
 
     @property
     def units_per_step(self) -> int:
@@ -85,12 +92,16 @@ class LanguageStage(Stage):
 class LanguageRecipe(Recipe):
     """A language model, from its tokenizer to its longest context.
 
+    A model to begin with that reads text alone gets the ids of the vision, where the recipe has a tokenizer of frames
+    (see `model.growth`).
+
     Attributes:
+        model: its ids beyond those of the text are the vision's share of them.
         tokenizer: None: that of the model to begin with.
         rope_scaling: how RoPE's frequencies are stretched, in every stage, as the model to begin with has it.
         precision: how a step computes.
-        frames: the tokenizer of frames of a model that sees: a run's folder, a .safetensors file, or a shipped one's
-            name. None: that of the model to begin with, if it has one.
+        frames: the tokenizer of frames of a model that sees: a run's folder, a .safetensors file, LWM's `vqgan`, or a
+            shipped one's name. None: that of the model to begin with, if it has one.
         softmax: a target's probability is of all ids ("joint"), or of those of its modality, as LWM's.
         z_loss: weight of the square of the softmax's logarithm, which keeps it near 0 (arXiv 2204.02311).
     """
@@ -135,20 +146,21 @@ def _tokenizer(recipe: LanguageRecipe, run: Path, frames: FrameTokenizer | None)
         raise UserError(f"{run} holds checkpoints but no {TOKENIZER} that says of what tokens: give another --out")
     if recipe.tokenizer is not None:
         tokenizer = recipe.tokenizer.build()
-        if frames is not None:
-            tokenizer = _seeing(tokenizer, frames.config)
     elif recipe.init is not None:
         tokenizer = open_model(recipe.init).tokenizer
     else:
         raise UserError(f"recipe {recipe.name!r} has no tokenizer: give it one, or a model to begin with (init)")
+    if frames is not None and not tokenizer.vocabulary.vision_size:
+        tokenizer = _seeing(tokenizer, frames.config, recipe.model.vocabulary_size - tokenizer.vocabulary.text_size)
     tokenizer.save(path)
     return tokenizer
 
 
-def _seeing(tokenizer: TextTokenizer, frames: VqganConfig) -> TextTokenizer:
+def _seeing(tokenizer: TextTokenizer, frames: VqganConfig, share: int) -> TextTokenizer:
     """The same text with the codes of frames behind it, between what `<vision>` and `</vision>` are as text."""
     start, end = (tuple(tokenizer.encode(mark)) for mark in (VISION_START, VISION_END))
-    return tokenizer.of(tokenizer.vocabulary.seeing(frames.quantizer.codes, frames.grid, frames.grid, start, end))
+    codes, grid = frames.quantizer.codes, frames.grid
+    return tokenizer.of(tokenizer.vocabulary.seeing(codes, grid, grid, start, end, share))
 
 
 class LanguageLearner:
@@ -160,6 +172,8 @@ class LanguageLearner:
                 f"recipe {recipe.name!r} has a model for {recipe.model.vocabulary_size} ids and a tokenizer of "
                 f"{tokenizer.vocabulary.size}: make the model's vocabulary_size at least that"
             )
+        if frames is not None:
+            frames.require_fit(tokenizer.vocabulary)
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.frames = frames
@@ -169,17 +183,27 @@ class LanguageLearner:
 
     def init(self, key: Array, mesh: Mesh) -> TrainState:
         recipe = self.recipe
-        weights = None if recipe.init is None else self._given(recipe.init, mesh)
+        weights = None if recipe.init is None else self._given(recipe.init, key, mesh)
         return init_state(key, recipe.model, recipe.optimizer, mesh, weights)
 
-    def _given(self, model: str, mesh: Mesh) -> Weights:
+    def _given(self, model: str, key: Array, mesh: Mesh) -> Weights:
+        """The weights of the model to begin with, which learns to see if it does not."""
         given = load(model, mesh)
-        unlike = list(differences(given.description.config.to_dict(), self.recipe.model.to_dict()))
-        if unlike:
+        config, own = self.recipe.model, self.tokenizer.vocabulary
+        there, known = given.description.config, given.description.vocabulary
+        grows = own.vision_size > 0 and not known.vision_size
+        if grows:
+            there, own = replace(there, vocabulary_size=config.vocabulary_size), own.blind
+        if known != own or given.tokenizer.inner.get_vocab() != self.tokenizer.inner.get_vocab():
+            raise UserError(
+                f"{self.recipe.name} cannot begin with {model}, whose ids mean something else: leave the recipe "
+                "without a tokenizer of its own (None), so that it has the model's"
+            )
+        if unlike := list(differences(there.to_dict(), config.to_dict())):
             raise UserError(
                 f"{self.recipe.name} cannot begin with the weights of {model}, of another shape: {'; '.join(unlike)}"
             )
-        return given.weights
+        return grow_vocabulary(given.weights, config, own.text_size, key, mesh) if grows else given.weights
 
     def reset_optimizer(self, state: TrainState, mesh: Mesh) -> TrainState:
         return reset_optimizer(state, self.recipe.model, self.recipe.optimizer, mesh)
@@ -222,6 +246,7 @@ class LanguageLearner:
             about.context_length,
             about.rope_scaling,
             self.frames,
+            draws_unasked=about.draws_unasked,
         )
 
     def _description(self, index: int) -> Description:
@@ -233,7 +258,15 @@ class LanguageLearner:
             max(lengths),
             self.recipe.stages[index].rope_theta,
             self.recipe.rope_scaling,
+            self._draws_unasked(index),
         )
+
+    def _draws_unasked(self, index: int) -> bool | None:
+        """See `Description`; of the stages up to this one."""
+        known = {draws_unasked(source) for stage in self.recipe.stages[: index + 1] for source, _ in stage.sources}
+        if True in known:
+            return True
+        return None if None in known or self.recipe.init is not None else False
 
     def _loader(self, index: int, mesh: Mesh, purpose: Purpose) -> PackedLoader:
         """A stage's rows for one purpose."""
@@ -244,8 +277,15 @@ class LanguageLearner:
             source.build(self.tokenizer, stage.sequence_length, seed, "train", self.frames)
             for (source, _), seed in zip(data, seeds, strict=True)
         ]
+        shares = [weight for _, weight in data]
+        if stage.mixing == "rows":
+            datasets = [mix([source], [1.0], seed=seed) for source, seed in zip(sources, seeds, strict=True)]
+        else:
+            datasets, shares = [mix(sources, shares, seed=order)], [1.0]
         return PackedLoader(
-            mix(sources, [weight for _, weight in data], seed=order),
+            *datasets,
+            shares=shares,
+            seed=order,
             batch_size=stage.batch_size,
             sequence_length=stage.sequence_length,
             vocabulary=self.tokenizer.vocabulary,

@@ -46,6 +46,8 @@ class Description:
         context_length: the longest row that the weights were trained on, in tokens.
         rope_theta: the base of RoPE's angles in that training.
         rope_scaling: how these were stretched; None: not.
+        draws_unasked: it was trained on pictures or films that no words ask for, which guidance draws away from; None:
+            nobody knows.
     """
 
     config: ModelConfig
@@ -53,6 +55,7 @@ class Description:
     context_length: int
     rope_theta: float
     rope_scaling: RopeScaling | None = None
+    draws_unasked: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "config": self.config.to_dict(), "vocabulary": self.vocabulary.to_dict()}
@@ -65,6 +68,7 @@ class Description:
             context_length=saved["context_length"],
             rope_theta=saved["rope_theta"],
             rope_scaling=RopeScaling(**scaling) if (scaling := saved.get("rope_scaling")) else None,
+            draws_unasked=saved.get("draws_unasked"),
         )
 
 
@@ -138,9 +142,25 @@ def read_description(checkpoint: Path) -> Description:
         ) from error
 
 
-def read_tokenizer(checkpoint: Path) -> TextTokenizer:
-    """A checkpoint's tokenizer. Raises UserError when it is damaged."""
-    return TextTokenizer.from_json(json.dumps(read_json(checkpoint, "tokenizer", TOKENIZER)))
+def read_tokenizer(checkpoint: Path, description: Description) -> TextTokenizer:
+    """A checkpoint's tokenizer. Raises UserError when it is damaged, or not the one of what is described."""
+    tokenizer = TextTokenizer.from_json(json.dumps(read_json(checkpoint, "tokenizer", TOKENIZER)))
+    require_same_vocabulary(description, tokenizer, checkpoint)
+    return tokenizer
+
+
+def require_same_vocabulary(description: Description, tokenizer: TextTokenizer, place: Path) -> None:
+    """Raises UserError unless a tokenizer has the ids that a model was trained with."""
+    if tokenizer.vocabulary != description.vocabulary:
+        raise UserError(
+            f"{TOKENIZER} and {MODEL} in {place} are of two models, with different vocabularies (of "
+            f"{tokenizer.vocabulary.size} and {description.vocabulary.size} ids): copy both again from one"
+        )
+    if description.vocabulary.size > description.config.vocabulary_size:
+        raise UserError(
+            f"{MODEL} in {place} has a vocabulary of {description.vocabulary.size} ids for a model of "
+            f"{description.config.vocabulary_size}: it was changed by hand, copy it again"
+        )
 
 
 def named(tree: Any) -> dict[str, Any]:
@@ -206,7 +226,8 @@ def load_model(directory: Path, mesh: Mesh) -> SavedModel:
     checkpoint = newest_checkpoint(directory)
     description = read_description(checkpoint)
     weights = restore(checkpoint / "weights", abstract(declare(description.config), mesh))
-    return SavedModel(checkpoint, description, read_tokenizer(checkpoint), weights, mesh, frames_beside(checkpoint))
+    tokenizer = read_tokenizer(checkpoint, description)
+    return SavedModel(checkpoint, description, tokenizer, weights, mesh, frames_beside(checkpoint))
 
 
 def frames_beside(checkpoint: Path) -> Path | None:

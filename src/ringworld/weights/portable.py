@@ -36,6 +36,7 @@ from ringworld.weights.checkpoint import (
     newest_checkpoint,
     read_description,
     read_tokenizer,
+    require_same_vocabulary,
 )
 from ringworld.weights.safetensors_files import TYPES, appearing, opened, shard_name, write_shards
 from ringworld.weights.source import Source
@@ -70,11 +71,7 @@ def open_portable(folder: Path) -> Source:
     """
     description = _read_description(folder / MODEL)
     tokenizer = TextTokenizer.load(folder / TOKENIZER)
-    if tokenizer.vocabulary != description.vocabulary:
-        raise UserError(
-            f"{TOKENIZER} and {MODEL} in {folder} are of two models, with different vocabularies: copy both again from "
-            "one"
-        )
+    require_same_vocabulary(description, tokenizer, folder)
     files: dict[str, Path] = {}
     frames = folder / FRAMES
     source = Source(
@@ -96,10 +93,11 @@ def source_of_checkpoint(directory: Path) -> Source:
     """
     checkpoint = newest_checkpoint(directory)
     weights = (checkpoint / "weights").absolute()  # orbax takes no other
+    description = read_description(checkpoint)
     source = Source(
         checkpoint,
-        read_description(checkpoint),
-        read_tokenizer(checkpoint),
+        description,
+        read_tokenizer(checkpoint, description),
         lambda name: _read_saved(weights, name),
         frames_beside(checkpoint),
     )

@@ -3,7 +3,6 @@
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ringworld.errors import UserError
+from ringworld.files import appearing_folder, is_free
 
 TYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
 _NAMES = {dtype: name for name, dtype in TYPES.items()}
@@ -25,14 +25,10 @@ def appearing(folder: Path) -> Iterator[Path]:
     """A folder that takes its place when the block is left in peace, and is gone when it is not."""
     folder = folder.absolute()
     try:
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        if not is_free(folder):
             raise UserError(f"{folder} exists already, and is not an empty folder: name another, or remove it")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-            made = Path(temporary) / folder.name  # not the temporary one itself, which is for its owner alone
-            made.mkdir()
+        with appearing_folder(folder) as made:
             yield made
-            made.rename(folder)
     except OSError as error:
         raise UserError(
             f"could not write the model to {folder} ({error.strerror or error}): nothing is left of it; free some "

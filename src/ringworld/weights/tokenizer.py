@@ -1,9 +1,10 @@
-"""Tokenizers of frames on disk: a run folder, or one .safetensors file, as people pass them on; some are shipped.
+"""Tokenizers of frames on disk: a run folder, one .safetensors file, as people pass them on, or LWM's own file; some
+are shipped.
 
-The file holds the arrays by their paths ("decoder/first/kernel"), and in its metadata the configuration as JSON.
+A .safetensors file holds the arrays by their paths ("decoder/first/kernel"), and in its metadata the configuration as
+JSON.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from safetensors.numpy import save
 from ringworld.errors import UserError
 from ringworld.files import write_atomically
 from ringworld.mesh import axis_size
-from ringworld.parameters import abstract
+from ringworld.parameters import abstract, shardings
 from ringworld.tokens.codec import FrameTokenizer
-from ringworld.tokens.vqgan import VqganConfig, VqganWeights, declare
+from ringworld.tokens.vqgan import LWM_VQGAN, VqganConfig, VqganWeights, declare
 from ringworld.weights.checkpoint import misfits, named, newest_checkpoint, read_json, restore
+from ringworld.weights.lwm_vqgan import read_lwm_vqgan
 
 KIND = "vqgan"
 SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "shipped").glob("*.safetensors"))}
@@ -37,7 +39,8 @@ def load_tokenizer(path: Path, mesh: Mesh, batch: int | None = None) -> FrameTok
     """A tokenizer of frames, spread over `mesh`.
 
     Args:
-        path: a training run's folder, or a .safetensors file; where there is neither, a name in `SHIPPED`.
+        path: a training run's folder, a .safetensors file, or LWM's `vqgan`; where there is none of them, a name in
+            `SHIPPED`.
         batch: frames at a time; by default 32 for each device that frames are spread over.
 
     Raises:
@@ -45,7 +48,8 @@ def load_tokenizer(path: Path, mesh: Mesh, batch: int | None = None) -> FrameTok
     """
     if not path.exists():
         path = SHIPPED.get(str(path), path)
-    config, weights = _from_file(path, mesh) if path.is_file() else _from_run(path, mesh)
+    read = _from_run if not path.is_file() else _from_lwm if _is_pickle(path) else _from_file
+    config, weights = read(path, mesh)
     return FrameTokenizer(weights, config, mesh, batch or _FRAMES * axis_size(mesh, "batch"))
 
 
@@ -53,14 +57,6 @@ def save_tokenizer(path: Path, config: VqganConfig, weights: VqganWeights, dtype
     """Writes a .safetensors file, whole or not at all. `dtype` float16 halves it, and changes few codes."""
     arrays = {name: np.asarray(leaf, dtype) for name, leaf in named(weights).items()}
     write_atomically(path, save(arrays, {_METADATA: json.dumps(describe(config))}))
-
-
-def fingerprint(tokenizer: FrameTokenizer) -> str:
-    """What tells tokenizers apart: the same for the same configuration and weights, wherever they came from."""
-    digest = hashlib.sha256(json.dumps(tokenizer.config.to_dict(), sort_keys=True).encode())
-    for name, leaf in sorted(named(tokenizer.weights).items()):
-        digest.update(name.encode() + np.asarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def _config(about: Any, path: Path) -> VqganConfig:
@@ -78,12 +74,26 @@ def _config(about: Any, path: Path) -> VqganConfig:
 def _from_run(path: Path, mesh: Mesh) -> tuple[VqganConfig, VqganWeights]:
     if not path.exists():
         raise UserError(
-            f"there is no tokenizer {path}: give the folder of a run that trained one, a .safetensors file, or the "
-            f"name of a shipped one: {', '.join(SHIPPED)}"
+            f"there is no tokenizer {path}: give the folder of a run that trained one, a .safetensors file, LWM's "
+            f"vqgan, or the name of a shipped one: {', '.join(SHIPPED)}"
         )
     checkpoint = newest_checkpoint(path)
     config = _config(read_json(checkpoint, "model", "model.json"), checkpoint)
     return config, restore(checkpoint / "weights", abstract(declare(config), mesh))
+
+
+def _is_pickle(path: Path) -> bool:
+    """A pickle of protocol 2 or later begins with 0x80, and so may a .safetensors file."""
+    try:
+        with path.open("rb") as file:
+            return path.suffix != ".safetensors" and file.read(1) == b"\x80"
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _from_lwm(path: Path, mesh: Mesh) -> tuple[VqganConfig, VqganWeights]:
+    weights = read_lwm_vqgan(path, LWM_VQGAN)
+    return LWM_VQGAN, jax.device_put(weights, shardings(declare(LWM_VQGAN), mesh))
 
 
 def _from_file(path: Path, mesh: Mesh) -> tuple[VqganConfig, VqganWeights]:

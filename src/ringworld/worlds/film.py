@@ -1,21 +1,24 @@
 """Scenes and films of moving shapes, made up by number, with everything that happens in them.
 
-`World(seed).film(7, 3600)` is the same hour wherever it is made. Held-out combinations are in no picture, scene or
-film of the training part, so what is asked about them was never seen.
+`World(seed).film(7, 3600)` is the same hour wherever it is made. Held-out combinations, of things with grounds or of
+things with places, are in no picture, scene or film of the training part, so what is asked about them was never seen.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
-from typing import Literal, TypeVar
+from itertools import combinations, pairwise
+from itertools import count as count_from
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float64, UInt8
 
-from ringworld.worlds.shapes import COLOURS, GROUNDS, KINDS, SIZES, Placed, Thing, draw
+from ringworld.worlds.shapes import COLOURS, GROUNDS, KINDS, PLACES, SIZES, Placed, Thing, draw, place
 
 Part = Literal["train", "heldout"]
+HeldOut = Literal["ground", "place"]
 Happening = Literal["appears", "leaves", "passes", "collides"]
 Direction = Literal["left", "right", "up", "down"]
 Option = TypeVar("Option")
@@ -24,9 +27,12 @@ VELOCITIES: dict[Direction, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0)
 TICKS = 8  # moments a second at which motion is worked out; between them things move evenly
 GRID = 8  # steps of a frame's side, on which things stand unless a world says otherwise
 SPEEDS = (0.125, 0.25)  # in sides of the frame a second: whole steps of that grid
+PASSING = (0.25, 0.75)  # from which share of a scene to which a thing crosses it that passes
 _GAP = 0.02  # between things that are put into a frame
 _RUN = 0.45  # what moves towards an edge has at least so far to go
 _TRIES = 30
+_REDRAWN = 60  # times that a thing is put into a scene in which it might come to a place that is held out
+_AROUND = tuple(word for word in PLACES if word != "centre")
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,7 @@ class Scene:
         before = int(tick)
         after = min(before + 1, len(tracks) - 1)
         now = tracks[before] + (tick - before) * (tracks[after] - tracks[before])
-        if self.grid is not None:
-            now = np.floor(now * self.grid + 0.5) / self.grid
+        now = _on_grid(now, self.grid)
         there = [i for i, act in enumerate(self.acts) if act.enters <= seconds < act.leaves]
         there.sort(key=lambda i: self.acts[i].passes)
         return tuple(Placed(self.acts[i].thing, float(now[i, 0]), float(now[i, 1])) for i in there)
@@ -101,29 +106,65 @@ class Scene:
                 found.append(Event(act.leaves, "leaves", act.thing))
         return tuple(sorted(found, key=lambda event: event.seconds))
 
+    def ninths(self, number: int) -> Bool[np.ndarray, "3 3"]:
+        """The ninths of the frame, by row and column, in which the centre of act `number` is at any time."""
+        return _ninths(self._motion[0][:, number], self.grid)
+
     @cached_property
     def _motion(self) -> tuple[np.ndarray, list[Event]]:
         """Centres [tick, act, 2], and the collisions."""
         acts, events = self.acts, list[Event]()
         where = [[act.x, act.y] for act in acts]
         velocity = [[act.dx, act.dy] for act in acts]
-        tracks = np.empty((int(np.ceil(self.seconds * TICKS)) + 1, len(acts), 2))
-        for tick, row in enumerate(tracks):
-            row[:] = np.reshape(where, row.shape)
+        tracks: list[list[list[float]]] = []
+        for tick in range(_ticks(self.seconds)):
+            tracks.append([[*spot] for spot in where])
             now, until = tick / TICKS, (tick + 1) / TICKS
-            for act, place, speed in zip(acts, where, velocity, strict=True):
+            for act, spot, speed in zip(acts, where, velocity, strict=True):
                 share = max(0.0, min(until, act.leaves) - max(now, act.enters))
                 for axis in (0, 1):
-                    place[axis] += speed[axis] * share
+                    spot[axis] += speed[axis] * share
                     low, high = act.thing.radius, 1 - act.thing.radius
-                    if not act.passes and not low <= place[axis] <= high:
-                        place[axis] = 2 * min(max(place[axis], low), high) - place[axis]
+                    if not act.passes and not low <= spot[axis] <= high:
+                        spot[axis] = 2 * min(max(spot[axis], low), high) - spot[axis]
                         speed[axis] = -speed[axis]
             solid = [i for i, act in enumerate(acts) if not act.passes and act.enters <= until < act.leaves]
             for one, other in combinations(solid, 2):
                 if _collide(acts[one], acts[other], where[one], where[other], velocity[one], velocity[other]):
                     events.append(Event(until, "collides", acts[one].thing, acts[other].thing))
-        return tracks, events
+        return np.reshape(tracks, (len(tracks), len(acts), 2)), events
+
+
+def _ticks(seconds: float | int) -> int:
+    """How many moments a scene has, its end among them."""
+    return int(np.ceil(seconds * TICKS)) + 1
+
+
+def _on_grid(where: np.ndarray, grid: int | None) -> np.ndarray:
+    return where if grid is None else np.floor(where * grid + 0.5) / grid
+
+
+def _ninths(track: Float64[np.ndarray, "ticks 2"], grid: int | None) -> Bool[np.ndarray, "3 3"]:
+    """Rows and columns of the ninths in which what goes such a way is seen, at whatever time: of two moments one after
+    the other all between them counts."""
+    columns, rows = np.clip((3 * _on_grid(track, grid)).astype(int), 0, 2).T.tolist()
+    spots = [*zip(rows, columns, strict=True)]
+    found = np.zeros((3, 3), bool)
+    for (row, column), (then_row, then_column) in {*pairwise([*spots, spots[-1]])}:
+        top, bottom = sorted((row, then_row))
+        left, right = sorted((column, then_column))
+        found[top : bottom + 1, left : right + 1] = True
+    return found
+
+
+def _alone(act: Act, seconds: float | int) -> Float64[np.ndarray, "ticks 2"]:
+    """Where a thing's centre is at each moment of a scene in which nothing meets it."""
+    going = np.clip(np.arange(_ticks(seconds)) / TICKS, act.enters, act.leaves)[:, None] - act.enters
+    way = np.array([act.x, act.y]) + going * np.array([act.dx, act.dy])
+    if act.passes:
+        return way
+    low, span = act.thing.radius, 1 - 2 * act.thing.radius
+    return low + span - abs((way - low) % (2 * span) - span)  # to and fro between the edges
 
 
 def _collide(one: Act, other: Act, at: list[float], there: list[float], speed: list[float], its: list[float]) -> bool:
@@ -159,14 +200,17 @@ class Film:
 
     def scene_at(self, seconds: float | int) -> tuple[Scene, float]:
         """The scene at a time of the film, and the time in it."""
-        index = max(0, int(np.searchsorted(self.starts, seconds, side="right")) - 1)
+        index = max(0, bisect_right(self.starts, seconds) - 1)
         return self.scenes[index], seconds - self.starts[index]
+
+    def frame(self, seconds: float | int, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        scene, within = self.scene_at(seconds)
+        return scene.frame(within, size)
 
     def frames(self, size: int, fps: float | int = 1.0) -> Iterator[UInt8[np.ndarray, "size size 3"]]:
         """The frames at 0, 1/fps, 2/fps, ... seconds, up to the film's end."""
         for index in range(int(np.ceil(self.seconds * fps))):
-            scene, within = self.scene_at(index / fps)
-            yield scene.frame(within, size)
+            yield self.frame(index / fps, size)
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -184,21 +228,47 @@ def is_new(thing: Thing, ground: str) -> bool:
     Of each kind on each ground that is one colour. Any two of the three are seen together, so whoever takes a picture
     apart has learned all that it takes.
     """
-    colour = list(COLOURS).index(thing.colour)
-    kind, below = KINDS.index(thing.kind), list(GROUNDS).index(ground)
-    return (colour + kind + below) % len(COLOURS) == 0
+    return (_number(thing) + list(GROUNDS).index(ground)) % len(COLOURS) == 0
+
+
+def is_new_at(thing: Thing, ninth: str) -> bool:
+    """Whether a thing at a place is held out: a colour, a kind and a ninth of the frame that training never shows
+    together.
+
+    Of each colour and kind these are two of the eight ninths around the centre, so that one row and one column are left
+    in which it may go to and fro. Any two of the three are seen together; and what a patch of the frame shows of a
+    thing in one ninth, where things stand on a grid of eighths, it shows in others, too. So whoever has learned what
+    each code shows has only to put them together in another place.
+    """
+    return ninth in _AROUND and (_number(thing) + _AROUND.index(ninth)) % (len(_AROUND) // 2) == 0
+
+
+def _number(thing: Thing) -> int:
+    return list(COLOURS).index(thing.colour) + KINDS.index(thing.kind)
+
+
+def _new_ninths(thing: Thing) -> Bool[np.ndarray, "3 3"]:
+    return np.reshape([is_new_at(thing, word) for word in PLACES], (3, 3))
 
 
 @dataclass(frozen=True)
 class World:
-    """Endless pictures, scenes and films; number `index` depends on `seed`, `part` and `index` alone.
+    """Endless pictures, scenes and films; number `index` depends on the world and `index` alone.
 
     Attributes:
-        part: "train" has no combination that `is_new`; in "heldout" the first thing of every picture and scene is one.
+        part: "train" has no combination that is held out; in "heldout" the first thing of every picture and scene is
+            one, and no other.
         least: things in a picture or scene, at least,
         most: and at most. No two have the same kind or the same colour, so that either names a thing.
         grid: things stand at steps of so many parts of the frame's side, 2 or more; None: anywhere, which takes many
             more codes to tell.
+        heldout: which combinations are held out. "ground": of things with grounds (`is_new`). "place": of things with
+            ninths of the frame (`is_new_at`): in "train" the centre of none is ever there, at no time of a scene; in
+            "heldout" the first thing begins there.
+
+    Raises:
+        ValueError: an unknown `heldout`, or a grid that is too coarse, or on which a thing cannot stand in each third
+            of a side, where places are held out.
     """
 
     seed: int = 0
@@ -206,10 +276,32 @@ class World:
     least: int = 1
     most: int = 3
     grid: int | None = GRID
+    heldout: HeldOut = "ground"
 
     def __post_init__(self) -> None:
         if self.grid is not None and self.grid < 2:
             raise ValueError(f"a world's grid has 2 or more steps a side, or is None; got {self.grid}")
+        if self.heldout not in get_args(HeldOut):
+            raise ValueError(f"a world holds out {' or '.join(get_args(HeldOut))}, got {self.heldout!r}")
+        if self.heldout == "place" and self.grid is not None:
+            steps = [_steps(Thing(size, "red", "ring").radius, self.grid) for size in SIZES]
+            if any({int(3 * (step / self.grid)) for step in some} != {0, 1, 2} for some in steps):
+                raise ValueError(
+                    "a world that holds out places needs a grid on which things of every size can stand in each third "
+                    f"of a side, such as {GRID}; got {self.grid}"
+                )
+
+    def admits(self, scene: Scene) -> bool:
+        """Whether a scene is of this world's part: whether what it shows of what is held out is what it should."""
+        for number, act in enumerate(scene.acts):
+            new = self._is_new(number)
+            if self.heldout == "ground":
+                right = is_new(act.thing, scene.ground) == new
+            else:
+                right = is_new_at(act.thing, place(act.x, act.y)) if new else not _strays(act, scene.ninths(number))
+            if not right:
+                return False
+        return True
 
     def picture(self, index: int) -> Scene:
         """A scene that is over at once: things that stay where they are, whole, and apart from each other."""
@@ -248,58 +340,107 @@ class World:
             thing = Thing(*(_choice(random, words) for words in (tuple(SIZES), tuple(COLOURS), KINDS)))
             if any(thing.colour == other.colour or thing.kind == other.kind for other in things):
                 continue
-            if is_new(thing, ground) == (self.part == "heldout" and not things):
+            if self.heldout == "place" or is_new(thing, ground) == self._is_new(len(things)):
                 things.append(thing)
         return ground, things
 
+    def _is_new(self, number: int) -> bool:
+        """Whether thing `number` of a picture or scene is the one that shows what is held out."""
+        return self.part == "heldout" and number == 0
+
     def _scene(self, random: np.random.Generator, seconds: float | int) -> Scene:
         ground, things = self._cast(random)
-        acts: list[Act] = []
-        for number, thing in enumerate(things):
-            speed = _choice(random, SPEEDS)
-            x, y = _choice(random, tuple(VELOCITIES.values()))
-            if number and random.random() < 0.2 and not any(act.passes for act in acts):
-                acts.append(self._passing(random, thing, x, y, seconds))
-                continue
-            spot = self._free_spot(random, thing, acts)
-            if spot is None:
-                continue
-            if not 0 < spot[0] + x * _RUN < 1 or not 0 < spot[1] + y * _RUN < 1:
-                x, y = -x, -y  # towards the farther edge, so that it goes the way it is said to go for a while
-            moves = random.random() < 0.6
-            enters, leaves = 0.0, seconds
-            if number and random.random() < 0.3:
-                enters = float(round(seconds * random.uniform(0.2, 0.5)))
-            elif number and random.random() < 0.3:
-                leaves = float(round(seconds * random.uniform(0.5, 0.8)))
-            acts.append(Act(thing, *spot, speed * x * moves, speed * y * moves, enters, leaves))
-        return Scene(ground, tuple(acts), seconds, self.grid)
+        scene = Scene(ground, (), seconds, self.grid)
+        for thing in things:
+            scene = self._joined(random, scene, thing) or scene
+        return scene
 
-    def _free_spot(self, random: np.random.Generator, thing: Thing, acts: list[Act]) -> tuple[float, float] | None:
+    def _joined(self, random: np.random.Generator, scene: Scene, thing: Thing) -> Scene | None:
+        """The scene with one thing more; None when there is hardly any room for it.
+
+        Drawn again until nothing that is held out is shown where it must not be. Whether the thing stays, moves or
+        passes is as it was first drawn, so that such scenes are as lively as others.
+        """
+        first: Act | None = None
+        number = len(scene.acts)
+        for _ in range(_REDRAWN) if number else count_from():
+            act = self._act(random, thing, scene)
+            if act is None:
+                return None
+            first = first or act
+            if (act.passes, act.direction is None) != (first.passes, first.direction is None):
+                continue
+            # By itself first: whether it meets others takes longer to work out.
+            if self.heldout == "ground" or self._is_new(number) or not self._strays_alone(act, scene.seconds):
+                joined = replace(scene, acts=(*scene.acts, act))
+                if self.admits(joined):
+                    return joined
+        return None
+
+    def _act(self, random: np.random.Generator, thing: Thing, scene: Scene) -> Act | None:
+        """What a thing does in a scene, others being there; None when there is hardly any room for it."""
+        acts, seconds = scene.acts, scene.seconds
+        speed = _choice(random, SPEEDS)
+        x, y = _choice(random, tuple(VELOCITIES.values()))
+        if acts and random.random() < 0.2 and not any(act.passes for act in acts):
+            return self._passing(random, thing, x, y, seconds)
+        spot = self._free_spot(random, thing, acts)
+        if spot is None:
+            return None
+        if not 0 < spot[0] + x * _RUN < 1 or not 0 < spot[1] + y * _RUN < 1:
+            x, y = -x, -y  # towards the farther edge, so that it goes the way it is said to go for a while
+        moves = random.random() < 0.6
+        enters, leaves = 0.0, seconds
+        if acts and random.random() < 0.3:
+            enters = float(round(seconds * random.uniform(0.2, 0.5)))
+        elif acts and random.random() < 0.3:
+            leaves = float(round(seconds * random.uniform(0.5, 0.8)))
+        return Act(thing, *spot, speed * x * moves, speed * y * moves, enters, leaves)
+
+    def _free_spot(self, random: np.random.Generator, thing: Thing, acts: Sequence[Act]) -> tuple[float, float] | None:
         """A place for a thing, whole and apart from where the others start; None when there is hardly any."""
-        for _ in range(_TRIES):
+        new = self._is_new(len(acts))
+        for _ in range(_TRIES) if acts else count_from():
             x, y = self._inside(random, thing), self._inside(random, thing)
-            if all(
+            apart = all(
                 act.passes or np.hypot(act.x - x, act.y - y) > act.thing.radius + thing.radius + _GAP for act in acts
-            ):
+            )
+            if apart and (self.heldout == "ground" or is_new_at(thing, place(x, y)) == new):
                 return x, y
         return None
 
     def _passing(self, random: np.random.Generator, thing: Thing, x: int, y: int, seconds: float | int) -> Act:
         """From outside of one edge to outside of the other, in the middle half of the scene."""
         across = 1 + 2 * thing.radius
-        enters, leaves = seconds / 4, seconds * 3 / 4
+        enters, leaves = (seconds * share for share in PASSING)
         speed = across / (leaves - enters)
-        lane = self._inside(random, thing)
         edge = -thing.radius if x + y > 0 else 1 + thing.radius
-        return Act(thing, edge if x else lane, edge if y else lane, speed * x, speed * y, enters, leaves, passes=True)
+        while True:
+            lane = self._inside(random, thing)
+            spot = (edge, lane) if x else (lane, edge)
+            act = Act(thing, *spot, speed * x, speed * y, enters, leaves, passes=True)
+            if self.heldout == "ground" or not self._strays_alone(act, seconds):
+                return act
+
+    def _strays_alone(self, act: Act, seconds: float | int) -> bool:
+        return _strays(act, _ninths(_alone(act, seconds), self.grid))
 
     def _inside(self, random: np.random.Generator, thing: Thing) -> float:
         """A coordinate of a centre, on the grid, with the whole thing inside of the frame."""
-        low, high = thing.radius, 1 - thing.radius
         if self.grid is None:
-            return float(random.uniform(low, high))
-        return int(random.integers(np.ceil(low * self.grid), np.floor(high * self.grid) + 1)) / self.grid
+            return float(random.uniform(thing.radius, 1 - thing.radius))
+        steps = _steps(thing.radius, self.grid)
+        return int(random.integers(steps.start, steps.stop)) / self.grid
+
+
+def _strays(act: Act, ninths: Bool[np.ndarray, "3 3"]) -> bool:
+    """Whether one of the ninths in which a thing is, is held out for it."""
+    return bool((ninths & _new_ninths(act.thing)).any())
+
+
+def _steps(radius: float, grid: int) -> range:
+    """At which steps of a grid the centre of a thing that is wholly in the frame can be."""
+    return range(int(np.ceil(radius * grid)), int(np.floor((1 - radius) * grid)) + 1)
 
 
 def _choice(random: np.random.Generator, options: tuple[Option, ...]) -> Option:

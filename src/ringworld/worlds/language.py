@@ -1,18 +1,25 @@
-"""What one can say about scenes and films of shapes: captions, and questions with their answers.
+"""What one can say about scenes and films of shapes: captions, what happens when, and questions with their answers.
 
-Every sentence follows from the film itself, and a question is asked only where it has one answer.
+Every sentence follows from the film itself, and a question is asked only where it has one answer. At which minute it
+was or which came first is known by chance alone to who has not seen the film: minutes are drawn before it is looked at
+what happens in them, and of two things that are named either may be the first.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
+from ringworld.errors import UserError
 from ringworld.tokens.vision import clock
-from ringworld.worlds.film import Act, Event, Film, Scene
+from ringworld.worlds.film import PASSING, Act, Film, Scene
 from ringworld.worlds.shapes import Placed, Thing
 
 _CLEAR = 0.04  # a thing so near to the border of its ninth of the frame is not asked for its place
+_TRIES = 200  # at a question of one kind: of scenes drawn few have something that passes alone in its minute
+_MINUTE = 60
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,7 @@ def caption(scene: Scene) -> str:
 
     A thing is called by its place where it begins, and by the direction in which it begins to move.
     """
-    parts = [_saying(act, moving=scene.seconds > 0) for act in scene.acts]
-    *most, last = parts
+    *most, last = [_saying(act, moving=scene.seconds > 0) for act in scene.acts] or ["nothing"]
     return f"{', '.join(most)}{' and ' if most else ''}{last} on a {scene.ground} ground"
 
 
@@ -45,30 +51,201 @@ def _saying(act: Act, moving: bool) -> str:
     return f"a {act.thing} {doing} {'at ' if act.direction is None else ''}the {place}"
 
 
-def questions(film: Film, seed: int, count: int, kinds: Sequence[str] = (), step: int = 1) -> tuple[Question, ...]:
-    """So many questions about a film, of the kinds in turn, or as many as were found.
+def told(film: Film, number: int) -> str:
+    """Scene `number` of a film in words, with the film's times: what is there at first, and then what else comes,
+    passes and leaves.
 
-    Args:
-        kinds: of `KINDS_OF_QUESTIONS`; none: all of them.
+        0:20: a small red ring moves right from the top left on a sand ground. 0:23: a large blue cross appears at the
+        right. 0:26: the small red ring leaves.
+    """
+    scene, start = film.scenes[number], film.starts[number]
+    acts = [act for act in scene.acts if act.enters < act.leaves]
+    later: list[tuple[float, str]] = []
+    for act in acts:
+        place = Placed(act.thing, act.x, act.y).place
+        if act.passes:
+            later.append(((act.enters + act.leaves) / 2, _saying(act, moving=True)))
+            continue
+        if act.enters > 0:
+            going = "" if act.direction is None else f" and moves {act.direction}"
+            later.append((act.enters, f"a {act.thing} appears at the {place}{going}"))
+        if act.leaves < scene.seconds:
+            later.append((act.leaves, f"the {act.thing} leaves"))
+    at_first = replace(scene, acts=tuple(act for act in acts if act.enters == 0))
+    said = [(0.0, caption(at_first)), *sorted(later)]
+    return " ".join(f"{clock(start + seconds)}: {words}." for seconds, words in said)
+
+
+def questions(film: Film, seed: int, count: int, kinds: Sequence[str] = (), step: int = 1) -> tuple[Question, ...]:
+    """Questions about a film: see `FilmQuestions`."""
+    return FilmQuestions(film, step).ask(seed, count, kinds)
+
+
+@dataclass(frozen=True)
+class FilmQuestions:
+    """Who asks about a film.
+
+    what       what is at a place at a moment?       when       at which time does a thing appear?
+    colour     which colour has a kind of thing?     motion     which way does it move?
+    count      how many things are there?            passed     what passed at a minute?
+    where      in which ninth is a thing?            minute     at which minute did a thing pass?
+    ground     on which ground?                      first      which of two things came first?
+
+    In a film that has not two whole minutes, it is not minutes that are asked about, but the time from one multiple of
+    `step` to the next. What passes does so within it, from edge to edge. Things of which it is asked when they came are
+    called by as many words as it takes to tell them from all others in the film.
+
+    Attributes:
         step: a moment that is asked about is a whole multiple of so many seconds.
     """
-    random = np.random.default_rng((seed, 2))
-    kinds = kinds or KINDS_OF_QUESTIONS
-    found: list[Question] = []
-    for number in range(20 * count):
-        if len(found) == count:
-            break
-        question = _ASKING[kinds[number % len(kinds)]](film, random, step)
-        if question is not None and question.text not in {q.text for q in found}:
-            found.append(question)
-    return tuple(found)
+
+    film: Film
+    step: int = 1
+
+    def ask(self, seed: int, count: int, kinds: Sequence[str] = (), scene: int | None = None) -> tuple[Question, ...]:
+        """So many questions of the kinds in turn, in an order by the seed, or as many as were found.
+
+        Args:
+            kinds: of `KINDS_OF_QUESTIONS`; none: all of them.
+            scene: the number of the one scene that is asked about; None: all.
+
+        Raises:
+            UserError: an unknown kind.
+        """
+        if unknown := [kind for kind in kinds if kind not in _ASKING]:
+            raise UserError(f"there is no question of the kind {unknown[0]!r}; there are {', '.join(_ASKING)}")
+        random = np.random.default_rng((seed, 2))
+        about = _About(self, range(len(self.film.scenes)) if scene is None else range(scene, scene + 1))
+        waiting: list[str] = random.permutation(kinds or KINDS_OF_QUESTIONS).tolist()
+        found: dict[str, Question] = {}
+        while waiting and len(found) < count:
+            kind = waiting.pop(0)
+            asked = (_ASKING[kind](about, random) for _ in range(_TRIES))
+            question = next((one for one in asked if one is not None and one.text not in found), None)
+            if question is not None:
+                found[question.text] = question
+                waiting.append(kind)
+        return tuple(found.values())
+
+    @cached_property
+    def passing(self) -> tuple[tuple[float, float], ...]:
+        """From when to when things pass in the film, each by itself."""
+        return tuple(_times(self.film, number, act) for number, act in self._acts() if act.passes)
+
+    @cached_property
+    def names(self) -> Counter[str]:
+        """How many things in the film a name fits,"""
+        return Counter(name for number, act in self._acts() for name in self._names(number, act))
+
+    @cached_property
+    def names_of_passing(self) -> Counter[str]:
+        """and how many of those that pass."""
+        return Counter(name for number, act in self._acts() if act.passes for name in self._names(number, act))
+
+    def name(self, number: int, act: Act, names: Counter[str]) -> str | None:
+        """The shortest name of a thing in a scene that fits no other; None: there is none."""
+        return next((name for name in self._names(number, act) if names[name] == 1), None)
+
+    def _names(self, number: int, act: Act) -> Iterator[str]:
+        ground = self.film.scenes[number].ground
+        called = _called(act.thing)
+        yield from (called, f"{called} on the {ground} ground", f"{act.thing} on the {ground} ground")
+
+    def _acts(self) -> Iterator[tuple[int, Act]]:
+        return ((number, act) for number, scene in enumerate(self.film.scenes) for act in scene.acts)
 
 
-def _moment(film: Film, random: np.random.Generator, step: int) -> tuple[float, Scene, tuple[Placed, ...]]:
-    """A moment of the film, a whole multiple of `step` seconds, its scene, and what is there then."""
-    seconds = float(step * random.integers(0, max(1, int(np.ceil(film.seconds / step)))))
-    scene, within = film.scene_at(seconds)
-    return seconds, scene, scene.at(within)
+def _times(film: Film, number: int, act: Act) -> tuple[float, float]:
+    """From when to when a thing of a scene is there, in seconds of the film."""
+    return film.starts[number] + act.enters, film.starts[number] + act.leaves
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A time that is asked about.
+
+    Attributes:
+        at: "at minute 3"; which: "At which minute"; answer: "3".
+        scenes: those in which something can pass within it, and be seen at a whole second.
+    """
+
+    start: float
+    stop: float
+    at: str
+    which: str
+    answer: str
+    scenes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _About:
+    """Some of the scenes of a film, which are asked about."""
+
+    known: FilmQuestions
+    scenes: range
+
+    @property
+    def film(self) -> Film:
+        return self.known.film
+
+    @property
+    def step(self) -> int:
+        return self.known.step
+
+    def moment(self, random: np.random.Generator) -> tuple[float, Scene, tuple[Placed, ...]] | None:
+        """A moment, its scene, and what is there then; None: these scenes have none."""
+        first, last = self.scenes[0], self.scenes[-1]
+        start, stop = self.film.starts[first], self.film.starts[last] + self.film.scenes[last].seconds
+        # The first moment of a film is there in a picture too, which is over at once.
+        moments = range(int(np.ceil(start / self.step)), max(int(np.ceil(stop / self.step)), int(start == 0)))
+        if not moments:
+            return None
+        seconds = float(self.step * random.integers(moments.start, moments.stop))
+        scene, within = self.film.scene_at(seconds)
+        return seconds, scene, scene.at(within)
+
+    def scene(self, random: np.random.Generator) -> int:
+        return self.scenes[int(random.integers(len(self.scenes)))]
+
+    @cached_property
+    def stretches(self) -> tuple[_Stretch, ...]:
+        """The film's whole minutes in which one of these scenes' things can pass; where there are not two, the times
+        between multiples of `step`."""
+        minutes = self.film.seconds >= 2 * _MINUTE
+        length = _MINUTE if minutes else self.step
+        whole = int(self.film.seconds // length)
+        scenes: dict[int, list[int]] = {}
+        for number in self.scenes:
+            begin, end = (self.film.starts[number] + share * self.film.scenes[number].seconds for share in PASSING)
+            index = int(begin // length)
+            if whole > 1 and index < whole and end <= (index + 1) * length and np.ceil(begin) < end:
+                scenes.setdefault(index, []).append(number)
+        # As many of each minute, so that none is likelier than another to have something that passes in it.
+        fewest = min(map(len, scenes.values()), default=0)
+        found: list[_Stretch] = []
+        for index, numbers in sorted(scenes.items()):
+            start, stop = index * length, (index + 1) * length
+            between = f"{clock(start)} and {clock(stop)}"
+            words = (
+                (f"at minute {index}", "At which minute", str(index))
+                if minutes
+                else (f"between {between}", "Between which times", between)
+            )
+            found.append(_Stretch(start, stop, *words, tuple(numbers[:fewest])))
+        return tuple(found)
+
+    def passage(self, random: np.random.Generator) -> tuple[_Stretch, int, Act] | None:
+        """What passes in a scene, and when. The minute is drawn first and then one of its scenes, whatever happens in
+        them; None: nothing does, or more than one thing."""
+        if not self.stretches:
+            return None
+        stretch = self.stretches[int(random.integers(len(self.stretches)))]
+        number = stretch.scenes[int(random.integers(len(stretch.scenes)))]
+        passing = [act for act in self.film.scenes[number].acts if act.passes]
+        if len(passing) != 1:
+            return None
+        begin, end = _times(self.film, number, passing[0])
+        return (stretch, number, passing[0]) if stretch.start <= begin and end <= stretch.stop else None
 
 
 def _one(things: Sequence[Placed], random: np.random.Generator) -> Placed | None:
@@ -82,54 +259,67 @@ def _one(things: Sequence[Placed], random: np.random.Generator) -> Placed | None
     return chosen[int(random.integers(len(chosen)))] if chosen else None
 
 
-def _what(film: Film, random: np.random.Generator, step: int) -> Question | None:
-    seconds, _, things = _moment(film, random, step)
+def _clear_one(about: _About, random: np.random.Generator) -> tuple[float, tuple[Placed, ...], Placed] | None:
+    """A moment, what is there then, and one of it that can be asked about."""
+    if (moment := about.moment(random)) is None:
+        return None
+    seconds, _, things = moment
     one = _one(things, random)
-    if one is None or sum(thing.place == one.place for thing in things) > 1:
+    return None if one is None else (seconds, things, one)
+
+
+def _what(about: _About, random: np.random.Generator) -> Question | None:
+    if (found := _clear_one(about, random)) is None:
+        return None
+    seconds, things, one = found
+    if sum(thing.place == one.place for thing in things) > 1:
         return None
     return Question("what", f"What is at the {one.place} at {clock(seconds)}?", f"a {one.thing}", seconds)
 
 
-def _colour(film: Film, random: np.random.Generator, step: int) -> Question | None:
-    seconds, _, things = _moment(film, random, step)
-    one = _one(things, random)
-    if one is None:
+def _colour(about: _About, random: np.random.Generator) -> Question | None:
+    if (found := _clear_one(about, random)) is None:
         return None
+    seconds, _, one = found
     return Question("colour", f"Which colour is the {one.thing.kind} at {clock(seconds)}?", one.thing.colour, seconds)
 
 
-def _count(film: Film, random: np.random.Generator, step: int) -> Question | None:
-    seconds, _, things = _moment(film, random, step)
+def _where(about: _About, random: np.random.Generator) -> Question | None:
+    if (found := _clear_one(about, random)) is None:
+        return None
+    seconds, _, one = found
+    return Question("where", f"Where is the {_called(one.thing)} at {clock(seconds)}?", one.place, seconds)
+
+
+def _count(about: _About, random: np.random.Generator) -> Question | None:
+    if (moment := about.moment(random)) is None:
+        return None
+    seconds, _, things = moment
     if any(not 0 < v < 1 for thing in things for v in (thing.x, thing.y)):
         return None
     return Question("count", f"How many things are there at {clock(seconds)}?", str(len(things)), seconds)
 
 
-def _where(film: Film, random: np.random.Generator, step: int) -> Question | None:
-    seconds, _, things = _moment(film, random, step)
-    one = _one(things, random)
-    if one is None:
+def _ground(about: _About, random: np.random.Generator) -> Question | None:
+    if (moment := about.moment(random)) is None:
         return None
-    name = f"{one.thing.colour} {one.thing.kind}"
-    return Question("where", f"Where is the {name} at {clock(seconds)}?", one.place, seconds)
-
-
-def _ground(film: Film, random: np.random.Generator, step: int) -> Question | None:
-    seconds, scene, _ = _moment(film, random, step)
+    seconds, scene, _ = moment
     return Question("ground", f"Which ground is there at {clock(seconds)}?", scene.ground, seconds)
 
 
-def _when(film: Film, random: np.random.Generator, _: int) -> Question | None:
-    event = _any(film, random, "appears")
-    called = [_called(act.thing) for scene in film.scenes for act in scene.acts]
-    if event is None or called.count(_called(event.thing)) > 1:
+def _when(about: _About, random: np.random.Generator) -> Question | None:
+    number = about.scene(random)
+    coming = [act for act in about.film.scenes[number].acts if act.enters > 0 and not act.passes]
+    if not coming:
         return None
-    return Question("when", f"When does the {_called(event.thing)} appear?", clock(event.seconds), event.seconds)
+    act = coming[int(random.integers(len(coming)))]
+    name, seconds = about.known.name(number, act, about.known.names), about.film.starts[number] + act.enters
+    return None if name is None else Question("when", f"When does the {name} appear?", clock(seconds), seconds)
 
 
-def _motion(film: Film, random: np.random.Generator, _: int) -> Question | None:
-    index = int(random.integers(len(film.scenes)))
-    scene, start = film.scenes[index], film.starts[index]
+def _motion(about: _About, random: np.random.Generator) -> Question | None:
+    number = about.scene(random)
+    scene, start = about.film.scenes[number], about.film.starts[number]
     moving = [act for act in scene.acts if act.direction and not act.passes and act.enters == 0]
     if not moving:
         return None
@@ -139,30 +329,51 @@ def _motion(film: Film, random: np.random.Generator, _: int) -> Question | None:
     return Question("motion", text, str(act.direction), start)
 
 
-def _passed(film: Film, random: np.random.Generator, _: int) -> Question | None:
-    event = _any(film, random, "passes")
-    if event is None:
+def _passed(about: _About, random: np.random.Generator) -> Question | None:
+    if (found := about.passage(random)) is None:
         return None
-    minute = int(event.seconds // 60)
-    if sum(int(other.seconds // 60) == minute for other in _of(film, "passes")) > 1:
+    stretch, number, act = found
+    if sum(begin < stretch.stop and end > stretch.start for begin, end in about.known.passing) > 1:
         return None
-    return Question("passed", f"What passed at minute {minute}?", f"a {event.thing}", event.seconds)
+    return Question("passed", f"What passed {stretch.at}?", f"a {act.thing}", _middle(about.film, number, act))
 
 
-def _of(film: Film, happening: str) -> list[Event]:
-    return [event for event in film.events if event.happening == happening]
+def _minute(about: _About, random: np.random.Generator) -> Question | None:
+    if (found := about.passage(random)) is None:
+        return None
+    stretch, number, act = found
+    if (name := about.known.name(number, act, about.known.names_of_passing)) is None:
+        return None
+    return Question("minute", f"{stretch.which} did the {name} pass?", stretch.answer, _middle(about.film, number, act))
 
 
-def _any(film: Film, random: np.random.Generator, happening: str) -> Event | None:
-    events = _of(film, happening)
-    return events[int(random.integers(len(events)))] if events else None
+def _first(about: _About, random: np.random.Generator) -> Question | None:
+    film = about.film
+    numbers = about.scene(random), int(random.integers(len(film.scenes)))
+    if numbers[0] == numbers[1]:
+        return None
+    named: list[tuple[int, str]] = []
+    for number in numbers:
+        there = [(act, *_times(film, number, act)) for act in film.scenes[number].acts]
+        seen = [act for act, begin, end in there if np.ceil(begin) < end]
+        name = about.known.name(number, seen[int(random.integers(len(seen)))], about.known.names) if seen else None
+        if name is None:
+            return None
+        named.append((number, name))
+    one, other = (name for _, name in (named if random.integers(2) else named[::-1]))
+    number, first = min(named)
+    return Question("first", f"Which came first, the {one} or the {other}?", f"the {first}", film.starts[number])
+
+
+def _middle(film: Film, number: int, act: Act) -> float:
+    return sum(_times(film, number, act)) / 2
 
 
 def _called(thing: Thing) -> str:
     return f"{thing.colour} {thing.kind}"
 
 
-_ASKING: dict[str, Callable[[Film, np.random.Generator, int], Question | None]] = {
+_ASKING: dict[str, Callable[[_About, np.random.Generator], Question | None]] = {
     "what": _what,
     "colour": _colour,
     "count": _count,
@@ -171,5 +382,7 @@ _ASKING: dict[str, Callable[[Film, np.random.Generator, int], Question | None]] 
     "when": _when,
     "motion": _motion,
     "passed": _passed,
+    "minute": _minute,
+    "first": _first,
 }
 KINDS_OF_QUESTIONS = tuple(_ASKING)

@@ -1,0 +1,102 @@
+"""How a model is asked about pictures and films: what it must be able to do, what it is shown, and what goes together.
+
+The evaluations are written against `Answers`, and so know of no model.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypedDict, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ringworld.data.worlds import FPS
+from ringworld.tokens.chat import Role
+from ringworld.tokens.vision import timed
+
+Item = TypeVar("Item")
+# A picture (one frame) or a film. It can be gone through as often as one likes, is hashable, and is equal to another
+# only if both show the same: whoever is asked several questions about one film need encode it only once.
+Footage = Iterable[UInt8[np.ndarray, "H W 3"]]
+QUESTION_TOKENS = 64  # of a question's words, about
+
+
+class Turn(TypedDict):
+    """A turn of a conversation: what is said and shown, in order."""
+
+    role: Role
+    content: list[str | Footage]
+
+
+@runtime_checkable
+class Answers(Protocol):
+    """Who can be asked about pictures and films.
+
+    Attributes:
+        fingerprint: tells this model from others.
+        context_length: tokens of the longest rows that it was trained on.
+        frame_size: the side of its frames, in pixels.
+        tokens_per_frame: codes and terminator.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    @property
+    def frame_size(self) -> int: ...
+
+    @property
+    def tokens_per_frame(self) -> int: ...
+
+    def answer(self, conversations: Sequence[Sequence[Turn]], max_tokens: int) -> list[str]:
+        """The greedy answer to each conversation, of at most so many tokens. What a footage raises passes through."""
+        ...
+
+
+@runtime_checkable
+class Filmed(Protocol):
+    """What can be looked at at any time, in seconds: a film of the shapes world."""
+
+    def frame(self, seconds: float | int, size: int) -> UInt8[np.ndarray, "size size 3"]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Frames of a film by number, one a second, each drawn when it is asked for. Equal to itself alone: questions about
+    one film are asked with the same pieces.
+    """
+
+    film: Filmed
+    numbers: range
+    size: int
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "size size 3"]]:
+        return (self.film.frame(number / FPS, self.size) for number in self.numbers)
+
+
+def shown(film: Filmed, frames: int, size: int, every: int = 0) -> list[str | Footage]:
+    """So many frames of a film, `size` pixels a side, for a turn of a conversation.
+
+    With `every`, the film is in pieces of so many frames, and before each stands its time (see `tokens.vision.timed`).
+    """
+    numbers = range(frames)
+    if not every:
+        return [Piece(film, numbers, size)]
+    parts = timed(frames, FPS, every)
+    return [part for time, some in parts for part in (time, Piece(film, numbers[some], size))]
+
+
+def together(groups: Iterable[tuple[list[Item], int]], room: int) -> Iterator[list[Item]]:
+    """Whole groups, each given with its tokens, in batches: as many as there is room for, and one at least."""
+    batch: list[Item] = []
+    left = room
+    for group, tokens in groups:
+        if batch and tokens > left:
+            yield batch
+            batch, left = [], room
+        batch, left = [*batch, *group], left - tokens
+    if batch:
+        yield batch

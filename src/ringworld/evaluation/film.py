@@ -1,0 +1,203 @@
+"""Questions about films of the shapes world as they are: what passed, when did it, which came first, and all else that
+`worlds.language.questions` asks; of films like those trained on, and of films with what training never shows.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ringworld.data.worlds import FPS
+from ringworld.errors import UserError
+from ringworld.evaluation.asking import QUESTION_TOKENS, Answers, Footage, Turn, shown, together
+from ringworld.evaluation.files import earlier_cases, write_cases
+from ringworld.evaluation.parts import NAMES, side_by_side
+from ringworld.evaluation.questions import accuracy_by_kind, normalise
+from ringworld.progress import progress_bar
+from ringworld.worlds.film import HeldOut, Part, World
+from ringworld.worlds.language import KINDS_OF_QUESTIONS, questions
+
+_MAX_TOKENS = 24  # of an answer: a short sentence
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question about a film of a part, by its number among those about the film; and what was answered."""
+
+    part: Part
+    film: int
+    number: int
+    kind: str
+    question: str
+    expected: str
+    answer: str
+    correct: bool
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Answered":
+        return cls(**record)
+
+
+@dataclass(frozen=True)
+class FilmResult:
+    """The answers to questions about films, and under which settings they were given."""
+
+    settings: dict[str, Any]
+    answers: tuple[Answered, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """By part: how many films and questions there are, and which share of the answers is right, in all and by
+        kind of question.
+        """
+        found: dict[str, Any] = {}
+        for part, name in NAMES.items():
+            if answers := [answer for answer in self.answers if answer.part == part]:
+                films = {"films": len({answer.film for answer in answers})}
+                found[name] = films | accuracy_by_kind((answer.kind, answer.correct) for answer in answers)
+        return found
+
+    def __str__(self) -> str:
+        """A table: the share of right answers by kind of question, seen beside held out."""
+        return side_by_side({
+            name: {
+                "films": of_part["films"],
+                "questions": of_part["questions"],
+                "all": of_part["accuracy"],
+                **{kind: of_kind["accuracy"] for kind, of_kind in of_part["by_kind"].items()},
+            }
+            for name, of_part in self.summary().items()
+        })  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question that waits for its answer: what is shown, and what is asked about it."""
+
+    part: Part
+    film: int
+    number: int
+    kind: str
+    text: str
+    expected: str
+    footage: tuple[str | Footage, ...]
+
+    def conversation(self) -> list[Turn]:
+        """As in training (`data.worlds`): the film, a space, the question."""
+        return [{"role": "user", "content": [*self.footage, f" {self.text}"]}]
+
+    def answered(self, text: str) -> Answered:
+        """Right is an answer that is the expected one after `normalise`."""
+        right = normalise(text) == normalise(self.expected)
+        return Answered(self.part, self.film, self.number, self.kind, self.text, self.expected, text.strip(), right)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What films there are, and what is asked about them.
+
+    Attributes:
+        frames: of a film, one a second.
+        scene: seconds of its scenes, from so many to so many.
+        things: in a scene, from so many to so many, 1 to 4.
+        kinds: of `KINDS_OF_QUESTIONS`; none: all of them.
+        every: the time stands before every so many frames, and moments that are asked about are such times; 0: no time
+            stands anywhere.
+        seed: of the world.
+        heldout: what the world holds out, things on grounds or at places.
+    """
+
+    frames: int = 64
+    scene: tuple[int, int] = (5, 15)
+    things: tuple[int, int] = (1, 3)
+    kinds: tuple[str, ...] = ()
+    every: int = 0
+    seed: int = 0
+    heldout: HeldOut = "ground"
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.every < 0:
+            raise UserError(
+                "a film has 1 frame or more, and the time stands before every so many of them or, with 0, nowhere; got "
+                f"{self.frames} frames and the time every {self.every}"
+            )
+        if not 1 <= self.scene[0] <= self.scene[1] or not 1 <= self.things[0] <= self.things[1] <= 4:
+            raise UserError(
+                f"scenes have 1 second or more and 1 to 4 things, the smaller number first; got {self.scene[0]} to "
+                f"{self.scene[1]} seconds and {self.things[0]} to {self.things[1]} things"
+            )
+        if unknown := [kind for kind in self.kinds if kind not in KINDS_OF_QUESTIONS]:
+            raise UserError(f"there are no questions of the kind {unknown[0]!r}: take {', '.join(KINDS_OF_QUESTIONS)}")
+
+    def settings(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def about(self, part: Part, index: int, count: int, size: int) -> list[Asked]:
+        """So many questions about film `index` of a part, of the kinds in turn, or as many as it has answers to. They
+        depend on the task and the film alone.
+
+        Args:
+            size: the side of the frames that are shown, in pixels.
+        """
+        film = World(self.seed, part, *self.things, heldout=self.heldout).film(index, self.frames / FPS, self.scene)
+        found = questions(film, index, count, self.kinds, self.every or 1)
+        footage = tuple(shown(film, self.frames, size, self.every))
+        return [Asked(part, index, number, q.kind, q.text, q.answer, footage) for number, q in enumerate(found)]
+
+
+def evaluate_film(
+    model: Answers,
+    out: Path,
+    task: Task = Task(),
+    *,
+    films: int = 16,
+    asked: int | None = None,
+    batch_tokens: int = 32768,
+    console: Console | None = None,
+) -> FilmResult:
+    """Asks about films, and writes `film.json` into the folder `out`.
+
+    All questions about a film go to the model together, each in a conversation of its own that shows the same footage:
+    it need be read once only. The JSON is written anew after each batch, atomically; where it is there already, its
+    questions are not asked again: an evaluation that was stopped goes on, and can be extended.
+
+    Args:
+        films: so many like those trained on, and as many with what is held out.
+        asked: questions about a film; None: as many as there are kinds.
+        batch_tokens: tokens of questions and frames that are asked together, unless one film's come to more.
+        console: where the progress is shown; standard error by default.
+
+    Returns:
+        All answers in the file, of earlier runs too.
+
+    Raises:
+        UserError: no films or questions, or results of another model or task in `out`.
+    """
+    count = len(task.kinds or KINDS_OF_QUESTIONS) if asked is None else asked
+    if min(films, count) < 1:
+        raise UserError(f"films and asked must be 1 or more, got {films} and {count}")
+    settings = task.settings() | {"model": model.fingerprint}
+    path = out / "film.json"
+    answers = [*earlier_cases(path, settings, Answered.from_dict, "answers about films")]
+    done = {(answer.part, answer.film, answer.number) for answer in answers}
+    groups = [task.about(part, index, count, model.frame_size) for part in NAMES for index in range(films)]
+    total = sum(map(len, groups))
+    if not total:
+        raise UserError(
+            f"these {films} films of {task.frames} frames have no answer to questions of the kinds "
+            f"{', '.join(task.kinds)}: take longer or more films, or other kinds"
+        )
+    waiting = [[one for one in group if (one.part, one.film, one.number) not in done] for group in groups]
+    each = task.frames * model.tokens_per_frame + QUESTION_TOKENS
+    with progress_bar(console) as progress:
+        bar = progress.add_task("films", total=total, completed=total - sum(map(len, waiting)), note="")
+        for batch in together(((group, len(group) * each) for group in waiting if group), batch_tokens):
+            texts = model.answer([one.conversation() for one in batch], _MAX_TOKENS)
+            answers += [one.answered(text) for one, text in zip(batch, texts, strict=True)]
+            answers.sort(key=lambda answer: ([*NAMES].index(answer.part), answer.film, answer.number))
+            summary = FilmResult(settings, tuple(answers)).summary()
+            write_cases(path, settings, summary, [asdict(answer) for answer in answers])
+            note = ", ".join(f"{name} {of_part['accuracy']:.0%}" for name, of_part in summary.items())
+            progress.update(bar, advance=len(batch), note=f"{note} right")
+    return FilmResult(settings, tuple(answers))
