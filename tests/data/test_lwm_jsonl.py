@@ -252,19 +252,18 @@ SPECS = [
 ]
 
 
-def test_shards_hold_the_same_documents(tmp_path: Path) -> None:
-    path = write(tmp_path, *[{**PAIR, "fields": spec} for spec in SPECS for _ in range(40)], "{", "")
+def test_shards_hold_the_same_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ringworld.data.lwm_jsonl.SHARD", 8)
+    path = write(tmp_path, *[{**PAIR, "fields": spec} for spec in SPECS for _ in range(2)], "{", "")
     done: list[tuple[int, int]] = []
     lines = shards_of_lwm_jsonl(
         path, tmp_path / "out", InLine(), VOCABULARY, bad_share=0.1, progress=lambda *n: done.append(n)
     )
-    assert (len(lines), done) == (280, [(256, 280), (280, 280)])
+    assert (len(lines), done) == (14, [(8, 14), (14, 14)])
     ours, shards = read_lwm_jsonl(path, InLine(), TOKENIZER, bad_share=0.1), ShardDocuments(tmp_path / "out", TOKENIZER)
-    assert len(shards) == 280
-    for index in range(0, 280, 13):
-        assert pairs(shards[index]) == pairs(ours[index])
+    assert [pairs(shards[index]) for index in range(len(shards))] == [pairs(ours[index]) for index in range(14)]
     (bad,) = [json.loads(line) for line in (tmp_path / "out" / "bad.jsonl").read_text().splitlines()]
-    assert bad["source"] == "a.jsonl:281"
+    assert bad["source"] == "a.jsonl:15"
     assert bad["reason"].startswith("not JSON (")
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
         "bad.jsonl",

@@ -120,7 +120,7 @@ def test_a_clip_goes_its_way_without_a_turn():
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("part", ["train", "heldout"])
 def test_things_at_places_are_held_out_where_they_are_asked_to_be(form, part):
-    for number in range(4):
+    for number in range(2):
         example = build_example(Task(form, part=part, heldout="place"), Case(120, 0.5, number))
         for hidden in example.hidden:
             (act,) = hidden.scene.acts
