@@ -16,12 +16,13 @@ from ringworld.data.film_qa import FilmQuestionsConfig
 from ringworld.data.jsonl import read_jsonl
 from ringworld.data.multimodal import ShardDocuments
 from ringworld.data.needles import DIGITS, Form, Haystack, NeedleSource, Template, chat_phrases, phrases
+from ringworld.data.passing import PassingConfig
 from ringworld.data.worlds import WorldSourceConfig, world_sentences
 from ringworld.errors import UserError
 from ringworld.tokens.chat import LWM_TEMPLATE
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer, train_tokenizer
-from ringworld.tokens.vision import VISION_END, VISION_START
+from ringworld.tokens.vision import MINUTE_MARKS, VISION_END, VISION_START
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class TokenizerConfig:
         size: ids that it is trained to, on the train part of `corpora`
         sentences: and so many about the shapes world.
         wording: it takes in the needle wording, one id a phrase and a city. "chat": that of conversations in LWM's
-            layout, which the tokenizer then has as its chat template, and the marks of vision, one id each.
+            layout, which the tokenizer then has as its chat template, and the marks of vision and of the minutes of an
+            hour, one id each.
     """
 
     size: int = 1024
@@ -47,7 +49,7 @@ class TokenizerConfig:
             return TextTokenizer.load(self.path)
         texts = [*texts_of(self.corpora, "train"), *world_sentences(self.sentences)]
         if self.wording == "chat":
-            marked = train_tokenizer(texts, self.size, (*chat_phrases(), VISION_START, VISION_END))
+            marked = train_tokenizer(texts, self.size, (*chat_phrases(), *MINUTE_MARKS, VISION_START, VISION_END))
             return TextTokenizer(marked.inner, marked.vocabulary, LWM_TEMPLATE)
         return train_tokenizer(texts, self.size, phrases() if self.wording else ())
 
@@ -190,6 +192,7 @@ SourceConfig = (
     | BookQuestionsConfig
     | FactQuestionsConfig
     | FilmQuestionsConfig
+    | PassingConfig
 )
 
 

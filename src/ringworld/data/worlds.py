@@ -20,8 +20,10 @@ from ringworld.tokens.chat import Part as Said
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 from ringworld.tokens.vision import timed, vision_ids
+from ringworld.tokens.vocabulary import Vocabulary
 from ringworld.worlds.film import Film, HeldOut, World
 from ringworld.worlds.language import Question, caption, questions
+from ringworld.worlds.passing import KINDS_OF_PASSING, ask, passing_film
 
 Task = Literal["describe", "draw", "ask"]
 Frames = UInt8[np.ndarray, "_ H W 3"]
@@ -30,7 +32,7 @@ Turn = tuple[Role, Sequence[str | Frames]]
 WHAT_IS_SEEN = "What is in the picture?"
 WHAT_HAPPENS = "What happens in the video?"
 FPS = 1.0  # of the films, so that the seconds of a clock are frames
-_TOGETHER = 64  # frames that are encoded at once
+TOGETHER = 64  # frames that are encoded at once
 _FILMS = 100  # that are looked at for one of which something can be asked
 
 
@@ -87,7 +89,7 @@ class WorldDocuments:
         self._frames = frames
         self._seed = seed
         self._world = World(seed, part, *config.things, heldout=config.heldout)
-        self._together = max(1, _TOGETHER // config.frames[1])
+        self._together = max(1, TOGETHER // config.frames[1])
         self._made: dict[int, Document] = {}
 
     def __len__(self) -> int:
@@ -97,7 +99,9 @@ class WorldDocuments:
         if index not in self._made:
             first = index - index % self._together
             some = range(first, min(first + self._together, len(self)))
-            self._made.update(zip(some, self._documents([self._turns(i) for i in some]), strict=True))
+            conversations = [self._turns(i) for i in some]
+            made = documents_of(conversations, self._template, self._vocabulary, self._frames)
+            self._made.update(zip(some, made, strict=True))
         return self._made[index]
 
     def _turns(self, index: int) -> list[Turn]:
@@ -141,25 +145,27 @@ class WorldDocuments:
             return Film((self._world.scene(index, count / FPS),))
         return self._world.film(index, count / FPS, (self._config.scene, self._config.scene))
 
-    def _documents(self, conversations: list[list[Turn]]) -> list[Document]:
-        shown = [part for turns in conversations for _, said in turns for part in said if not isinstance(part, str)]
-        ends = np.cumsum([len(frames) for frames in shown])
-        codes = iter(np.split(self._frames.encode(np.concatenate(shown)), ends[:-1]))
 
-        def encoded(part: str | Frames) -> Said:
-            return part if isinstance(part, str) else vision_ids(next(codes), self._vocabulary)
+def documents_of(
+    conversations: Sequence[Sequence[Turn]], template: ChatTemplate, vocabulary: Vocabulary, frames: FrameTokenizer
+) -> list[Document]:
+    """Conversations with frames as documents; the frames of all are encoded together. An answer alone is what nobody
+    asked for."""
+    shown = [part for turns in conversations for _, said in turns for part in said if not isinstance(part, str)]
+    ends = np.cumsum([len(part) for part in shown])
+    codes = iter(np.split(frames.encode(np.concatenate(shown)), ends[:-1]) if shown else ())
 
-        messages = [
-            [Message(role=role, content=[encoded(part) for part in said]) for role, said in turns]
-            for turns in conversations
-        ]
-        return [self._document(one) for one in messages]
+    def encoded(part: str | Frames) -> Said:
+        return part if isinstance(part, str) else vision_ids(next(codes), vocabulary)
 
-    def _document(self, messages: list[Message]) -> Document:
+    def document(turns: Sequence[Turn]) -> Document:
+        messages = [Message(role=role, content=[encoded(part) for part in said]) for role, said in turns]
         drawn = messages[0]["content"][0]
         if messages[0]["role"] == "assistant" and not isinstance(drawn, str):
-            return vision_alone(drawn, self._vocabulary)
-        return conversation(messages, self._template, self._vocabulary)
+            return vision_alone(drawn, vocabulary)
+        return conversation(messages, template, vocabulary)
+
+    return [document(turns) for turns in conversations]
 
 
 def with_times(frames: Frames, every: int) -> list[str | Frames]:
@@ -172,8 +178,11 @@ def with_times(frames: Frames, every: int) -> list[str | Frames]:
 def world_sentences(count: int) -> Iterator[str]:
     """So many captions, and questions with their answers, as they are said of the world that is trained on."""
     world = World()
-    for index in range(count // 3):
-        film = world.film(index, 60)
+    random = np.random.default_rng(0)
+    for index in range(count // 5):
+        film, minutes = world.film(index, 60), passing_film(world, index, 2)
         yield f" {caption(world.picture(index))}"
         yield f" {caption(film.scenes[0])}"
         yield from (f" {question.text} {question.answer}" for question in questions(film, index, 1))
+        yield f" {minutes[0].told()}."
+        yield " " + " ".join(ask(minutes, KINDS_OF_PASSING[index % len(KINDS_OF_PASSING)], random))

@@ -53,6 +53,9 @@ def clock(seconds: float | int) -> str:
     return f"{whole // 60}:{whole % 60:02}"
 
 
+MINUTE_MARKS = tuple(f" {clock(60 * minute)}" for minute in range(60))
+
+
 def timed(count: int, fps: float | int, every: int) -> Iterator[tuple[str, slice]]:
     """The parts of a film of `count` frames in which each `every` seconds begin with the time: the text before a part,
     and its frames.

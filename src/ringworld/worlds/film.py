@@ -114,6 +114,8 @@ class Scene:
     def _motion(self) -> tuple[np.ndarray, list[Event]]:
         """Centres [tick, act, 2], and the collisions."""
         acts, events = self.acts, list[Event]()
+        if acts and all(act.passes for act in acts):  # nothing turns them
+            return np.stack([_alone(act, self.seconds) for act in acts], axis=1), events
         where = [[act.x, act.y] for act in acts]
         velocity = [[act.dx, act.dy] for act in acts]
         tracks: list[list[list[float]]] = []
@@ -401,7 +403,7 @@ class World:
         """A place for a thing, whole and apart from where the others start; None when there is hardly any."""
         new = self._is_new(len(acts))
         for _ in range(_TRIES) if acts else count_from():
-            x, y = self._inside(random, thing), self._inside(random, thing)
+            x, y = self.inside(random, thing), self.inside(random, thing)
             apart = all(
                 act.passes or np.hypot(act.x - x, act.y - y) > act.thing.radius + thing.radius + _GAP for act in acts
             )
@@ -416,7 +418,7 @@ class World:
         speed = across / (leaves - enters)
         edge = -thing.radius if x + y > 0 else 1 + thing.radius
         while True:
-            lane = self._inside(random, thing)
+            lane = self.inside(random, thing)
             spot = (edge, lane) if x else (lane, edge)
             act = Act(thing, *spot, speed * x, speed * y, enters, leaves, passes=True)
             if self.heldout == "ground" or not self._strays_alone(act, seconds):
@@ -425,7 +427,7 @@ class World:
     def _strays_alone(self, act: Act, seconds: float | int) -> bool:
         return _strays(act, _ninths(_alone(act, seconds), self.grid))
 
-    def _inside(self, random: np.random.Generator, thing: Thing) -> float:
+    def inside(self, random: np.random.Generator, thing: Thing) -> float:
         """A coordinate of a centre, on the grid, with the whole thing inside of the frame."""
         if self.grid is None:
             return float(random.uniform(thing.radius, 1 - thing.radius))

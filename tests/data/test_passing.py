@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from data.test_worlds import TEXT, nano  # noqa: F401
+from ringworld.data.passing import PassingConfig
+from ringworld.errors import UserError
+from ringworld.tokens.codec import FrameTokenizer
+from ringworld.tokens.vision import visions
+from ringworld.worlds.film import World
+from ringworld.worlds.passing import passing_film
+from ringworld.worlds.reader import read
+
+
+def test_a_document_shows_its_film_and_trains_the_answers(nano: FrameTokenizer) -> None:  # noqa: F811
+    source = PassingConfig((3, 3), frames=2, asked=3).build(TEXT, 512, 7, "train", nano)
+    document, film = source[4], passing_film(World(7), 4, 3)
+    shown = [*visions(document.tokens, TEXT.vocabulary)]
+    assert len(shown) == 3
+    for minute, vision in zip(film, shown, strict=True):
+        frames = nano.decode(vision.codes)
+        for frame, seconds in zip(frames, minute.moments(2), strict=True):
+            assert read(frame).ground == minute.scene.ground
+            assert [one.thing for one in read(frame).things][:1] == [one.thing for one in minute.scene.at(seconds)]
+    text = TEXT.decode(document.tokens)
+    assert [text.index(f" {minute.time} ") for minute in film] == sorted(
+        text.index(f" {minute.time} ") for minute in film
+    )
+    trained = TEXT.decode(np.concatenate([span.ids for span in document.spans if span.weight]))
+    assert trained.count(".") == 3
+    assert "?" not in trained
+    np.testing.assert_allclose(sum(span.weight * len(span.ids) for span in document.spans), 3, rtol=1e-5)
+
+
+def test_told_in_words_it_shows_nothing(nano: FrameTokenizer) -> None:  # noqa: F811
+    config = PassingConfig((2, 5), told=1.0, scattered=True, heldout="place")
+    source = config.build(TEXT, 512, 7, "heldout", nano)
+    text = TEXT.decode(source[3].tokens)
+    assert not [*visions(source[3].tokens, TEXT.vocabulary)]
+    assert text.count(" passes ") in range(2, 6)
+    again = config.build(TEXT, 512, 7, "heldout", nano)
+    np.testing.assert_array_equal(again[3].tokens, source[3].tokens)
+
+
+def test_no_question_is_asked_twice(nano: FrameTokenizer) -> None:  # noqa: F811
+    source = PassingConfig((1, 1), asked=6, kinds=("what", "when", "way")).build(TEXT, 512, 1, "train", nano)
+    assert TEXT.decode(source[0].tokens).count("?") == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"minutes": (1, 3)}, "2 or more where it is asked what came first"),
+        ({"minutes": (3, 61)}, "got 3 to 61 minutes"),
+        ({"frames": 0}, "0 frames"),
+        ({"kinds": ("why",)}, "no question of the kind 'why'; there are what, when, way, first"),
+        ({"told": 1.5}, "got 1.5"),
+    ],
+)
+def test_impossible_films_are_refused(changes: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        PassingConfig(**changes)
+
+
+def test_films_need_a_tokenizer_of_frames() -> None:
+    with pytest.raises(UserError, match="need a tokenizer of frames"):
+        PassingConfig().build(TEXT, 512, 0)
