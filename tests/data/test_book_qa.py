@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.test_worlds import TEXT
+from data.seeing import TEXT
 from ringworld.data.book_qa import (
     BookDocuments,
     BookQuestionsConfig,
@@ -112,7 +112,7 @@ def test_questions_come_in_another_order_than_chunks(tmp_path: Path) -> None:
 
 
 def test_whole_books_are_held_out_about_a_fifth_of_them(tmp_path: Path) -> None:
-    path = written(tmp_path)
+    path = written(tmp_path, 200)
     of_book = {line["question"]: line["book"] for line in lines_of(path)}
     texts = ("".join(TEXT.decode(document.tokens) for document in everything(source)) for source in both(path))
     books = [{book for question, book in of_book.items() if question in text} for text in texts]

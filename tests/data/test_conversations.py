@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.test_worlds import TEXT
+from data.seeing import TEXT
 from golden.chat_renderings import TEMPLATES
 from ringworld.data.conversations import LongReading, conversation, vision_alone
 from ringworld.errors import UserError

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.test_worlds import TEXT, nano  # noqa: F401
+from data.seeing import TEXT
 from ringworld.data.passing import PassingConfig
 from ringworld.errors import UserError
 from ringworld.tokens.codec import FrameTokenizer
@@ -11,7 +11,7 @@ from ringworld.worlds.passing import passing_film
 from ringworld.worlds.reader import read
 
 
-def test_a_document_shows_its_film_and_trains_the_answers(nano: FrameTokenizer) -> None:  # noqa: F811
+def test_a_document_shows_its_film_and_trains_the_answers(nano: FrameTokenizer) -> None:
     source = PassingConfig((3, 3), frames=2, asked=3).build(TEXT, 512, 7, "train", nano)
     document, film = source[4], passing_film(World(7), 4, 3)
     shown = [*visions(document.tokens, TEXT.vocabulary)]
@@ -31,7 +31,7 @@ def test_a_document_shows_its_film_and_trains_the_answers(nano: FrameTokenizer) 
     np.testing.assert_allclose(sum(span.weight * len(span.ids) for span in document.spans), 3, rtol=1e-5)
 
 
-def test_told_in_words_it_shows_nothing(nano: FrameTokenizer) -> None:  # noqa: F811
+def test_told_in_words_it_shows_nothing(nano: FrameTokenizer) -> None:
     config = PassingConfig((2, 5), told=1.0, scattered=True, heldout="place")
     source = config.build(TEXT, 512, 7, "heldout", nano)
     text = TEXT.decode(source[3].tokens)
@@ -41,7 +41,7 @@ def test_told_in_words_it_shows_nothing(nano: FrameTokenizer) -> None:  # noqa: 
     np.testing.assert_array_equal(again[3].tokens, source[3].tokens)
 
 
-def test_no_question_is_asked_twice(nano: FrameTokenizer) -> None:  # noqa: F811
+def test_no_question_is_asked_twice(nano: FrameTokenizer) -> None:
     source = PassingConfig((1, 1), asked=6, kinds=("what", "when", "way")).build(TEXT, 512, 1, "train", nano)
     assert TEXT.decode(source[0].tokens).count("?") == 3
 

@@ -1,60 +1,27 @@
 """What is said in the documents is what is shown in them."""
 
 from dataclasses import replace
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
+from data.seeing import TEXT, said
 from ringworld.data.documents import Document
 from ringworld.data.packing import frame
 from ringworld.data.worlds import WHAT_HAPPENS, WHAT_IS_SEEN, WorldDocuments, WorldSourceConfig, with_times
 from ringworld.errors import UserError
-from ringworld.mesh import MeshShape, build_mesh
-from ringworld.tokens.chat import LWM_TEMPLATE
 from ringworld.tokens.codec import FrameTokenizer
-from ringworld.tokens.text import TextTokenizer, train_tokenizer
 from ringworld.tokens.vision import visions
-from ringworld.weights.tokenizer import load_tokenizer
 from ringworld.worlds.film import Part, World, is_new_at
 from ringworld.worlds.language import caption, questions
 from ringworld.worlds.reader import read
 from ringworld.worlds.shapes import place
 
 
-def text_tokenizer() -> TextTokenizer:
-    trained = train_tokenizer(["a small red circle at the top left"] * 3, 300, ["<vision>", "</vision>"])
-    start, end = (tuple(trained.encode(mark)) for mark in ("<vision>", "</vision>"))
-    vocabulary = replace(
-        trained.vocabulary, codes=4096, vision_size=4098, vision_start=start, vision_end=end, frame_height=4,
-        frame_width=4,
-    )  # fmt: skip
-    return TextTokenizer(trained.inner, vocabulary, LWM_TEMPLATE)
-
-
-TEXT = text_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def nano() -> FrameTokenizer:
-    return load_tokenizer(Path("nano"), build_mesh(MeshShape(), jax.devices()[:1]))
-
-
 def documents(config: WorldSourceConfig, nano: FrameTokenizer, part: Part = "train") -> WorldDocuments:
     source = config.build(TEXT, 1024, 3, part, nano)
     assert isinstance(source, WorldDocuments)
     return source
-
-
-def said(document: Document) -> str:
-    """The words of a document, its pictures and films as an asterisk each."""
-    ids = document.tokens
-    text, start = "", 0
-    for vision in visions(ids, TEXT.vocabulary):
-        text += TEXT.decode(ids[start : vision.start].tolist()) + "*"
-        start = vision.stop
-    return text + TEXT.decode(ids[start:].tolist())
 
 
 def trained(document: Document) -> np.ndarray:

@@ -209,12 +209,12 @@ def test_what_is_held_out_begins_at_a_place_where_training_never_has_it(grid):
 @pytest.mark.parametrize("part", ["train", "heldout"])
 def test_scenes_are_as_lively_whatever_is_held_out(part):
     def shares(world: World) -> np.ndarray:
-        acts = [act for index in range(250) for act in world.scene(index, 10).acts]
+        acts = [act for index in range(150) for act in world.scene(index, 10).acts]
         stays = [act.direction is None for act in acts]
-        return np.array([len(acts) / 250, np.mean(stays), np.mean([act.passes for act in acts])])
+        return np.array([len(acts) / 150, np.mean(stays), np.mean([act.passes for act in acts])])
 
     ground, where = shares(World(3, part)), shares(World(3, part, heldout="place"))
-    np.testing.assert_allclose(ground, where, atol=0.08)
+    np.testing.assert_allclose(ground, where, atol=0.1)
 
 
 def test_a_scene_of_one_thing_always_has_it():

@@ -15,17 +15,14 @@ from ringworld.data.book_qa import Asks, QuestionAnswer, Questions
 from ringworld.data.conversations import Exchange
 from ringworld.data.corpora import Part
 from ringworld.data.documents import Document, Source
+from ringworld.data.worlds import FILMS, FPS, TOGETHER
 from ringworld.errors import UserError
 from ringworld.tokens.chat import Part as Shown
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 from ringworld.tokens.vision import timed, vision_ids
 from ringworld.worlds.film import Film, HeldOut, World
-from ringworld.worlds.language import FilmQuestions, told
-
-FPS = 1.0  # of films in frames, so that the seconds of a clock are frames
-_TOGETHER = 64  # frames that are encoded at once
-_FILMS = 100  # that are looked at for one of which something can be asked
+from ringworld.worlds.language import KINDS_OF_QUESTIONS, FilmQuestions, told
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,8 @@ class FilmQuestionsConfig:
             scene.
         scene: seconds of a scene.
         things: in a scene, from so many to so many.
-        kinds: of the questions, in equal shares: see `worlds.language.FilmQuestions`; none: all.
+        kinds: of the questions, in shares as equal as the scenes allow: see `worlds.language.FilmQuestions`; none:
+            all.
         heldout: what the world holds out, things on grounds or at places.
         length: at most so many tokens in a document, bos to eos; None: as long as the stage's rows.
         documents: so many there are.
@@ -75,12 +73,12 @@ class SceneChunk:
 
 @dataclass(frozen=True)
 class AskAboutScene:
-    """An `Asks` of scenes. `kinds` as in `FilmQuestionsConfig`."""
+    """An `Asks` of scenes, for questions of one kind."""
 
-    kinds: tuple[str, ...] = ()
+    kind: str
 
     def __call__(self, chunk: SceneChunk, random: np.random.Generator) -> QuestionAnswer | None:
-        found = chunk.film.ask(int(random.integers(2**31)), 1, self.kinds, chunk.number)
+        found = chunk.film.ask(int(random.integers(2**31)), 1, (self.kind,), chunk.number)
         return QuestionAnswer(found[0].text, found[0].answer) if found else None
 
 
@@ -104,11 +102,15 @@ class FilmDocuments:
         self._world = World(seed, part, *config.things, heldout=config.heldout)
         self._frames = frames
         self._questions = Questions(tokenizer)
-        self._ask: Asks[SceneChunk] = AskAboutScene(config.kinds)
+        self._ask: dict[str, Asks[SceneChunk]] = {
+            kind: AskAboutScene(kind) for kind in config.kinds or KINDS_OF_QUESTIONS
+        }
         self._codes: dict[int, np.ndarray] = {}
-        self._asked_cost = 0
+        # About how many scenes there is room for, and what a question costs: of the first document, so that films are
+        # not made much too long at first.
+        self._scenes, self._asked_cost = 8, 0
         film, asked = self.plan(0)  # says at once whether there is room
-        # What a question costs, about: so films are not made much too long at first.
+        self._scenes = len(film.scenes) * 5 // 4 + 1
         self._asked_cost = sum(len(one.ids) for one in self._exchanges(asked)) // len(film.scenes)
 
     def __len__(self) -> int:
@@ -121,12 +123,12 @@ class FilmDocuments:
     def plan(self, index: int) -> tuple[Film, list[QuestionAnswer]]:
         """A document's film, and what is asked about it, in order."""
         film = Film(())
-        for number in range(index, index + _FILMS * len(self), len(self)):
+        for number in range(index, index + FILMS * len(self), len(self)):
             film, asked = self._fitting(number)
             if asked:
                 return film, asked
         raise UserError(
-            f"in {_FILMS} films of {len(film.scenes)} scenes nothing can be asked of the kinds "
+            f"in {FILMS} films of {len(film.scenes)} scenes nothing can be asked of the kinds "
             f"{', '.join(self._config.kinds)}: take longer rows, more things in a scene, or other kinds"
         )
 
@@ -150,13 +152,13 @@ class FilmDocuments:
 
     def _film(self, number: int, room: int) -> tuple[Film, list[int]]:
         """Film `number`, longer than there is room for, and how many tokens each of its scenes takes."""
-        scene, count = self._config.scene, 8
+        scene, count = self._config.scene, self._scenes
         while True:
             film = self._world.film(number, count * scene, (scene, scene))
             costs = self._costs(film)
-            if sum(costs) > room:
+            if sum(costs) + count * self._asked_cost > room:
                 return film, costs
-            count *= 2
+            count *= 2  # a longer film begins with the same scenes
 
     def _costs(self, film: Film) -> list[int]:
         """Tokens of each scene."""
@@ -174,14 +176,19 @@ class FilmDocuments:
         return timed(round(film.seconds * FPS), FPS, self._config.scene)
 
     def _asked(self, film: Film, number: int) -> list[QuestionAnswer]:
-        known = FilmQuestions(film, self._config.scene)
-        found = [
-            self._ask(SceneChunk(known, scene), np.random.default_rng((self._seed, number, scene)))
-            for scene in range(len(film.scenes))
-        ]
-        # No question twice: it is asked of the film as a whole.
-        asked = list(dict.fromkeys(one for one in found if one is not None))
-        return [asked[place] for place in np.random.default_rng((self._seed, number)).permutation(len(asked)).tolist()]
+        """A question about each scene, of the kind that was asked for least before, where one can be asked; in another
+        order."""
+        known, random = FilmQuestions(film, self._config.scene), np.random.default_rng((self._seed, number))
+        counts = dict.fromkeys(self._ask, 0)
+        found: dict[QuestionAnswer, None] = {}  # each once: it is asked of the film as a whole
+        for scene in range(len(film.scenes)):
+            for kind in sorted(random.permutation([*counts]).tolist(), key=counts.__getitem__):
+                asked = self._ask[kind](SceneChunk(known, scene), random)
+                if asked is not None and asked not in found:
+                    found[asked] = None
+                    counts[kind] += 1
+                    break
+        return [[*found][place] for place in random.permutation(len(found)).tolist()]
 
     def _exchanges(self, asked: list[QuestionAnswer]) -> list[Exchange]:
         """Without what is shown before the first question."""
@@ -194,7 +201,7 @@ class FilmDocuments:
             return [" ".join(told(film, number) for number in range(len(film.scenes)))]
         if index not in self._codes:
             frames = film.frames(self._frames.config.frame_size, FPS)
-            together = iter(lambda: [*islice(frames, _TOGETHER)], [])
+            together = iter(lambda: [*islice(frames, TOGETHER)], [])
             self._codes[index] = np.concatenate([self._frames.encode(np.stack(some)) for some in together])
         vocabulary, codes = self._tokenizer.vocabulary, self._codes[index]
         return [part for time, some in self._parts(film) for part in (time, vision_ids(codes[some], vocabulary))]

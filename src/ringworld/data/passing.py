@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ringworld.data.corpora import Part
-from ringworld.data.documents import Document, Source
-from ringworld.data.worlds import TOGETHER, Frames, Turn, documents_of
+from ringworld.data.documents import Source
+from ringworld.data.worlds import Frames, SeenDocuments, Turn
 from ringworld.errors import UserError
-from ringworld.tokens.chat import ChatTemplate
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 from ringworld.worlds.film import HeldOut, World
@@ -70,34 +69,17 @@ class PassingConfig:
         return PassingDocuments(self, tokenizer, frames, seed, part)
 
 
-class PassingDocuments:
-    """A source of such conversations: what `PassingConfig.build` returns. Document i depends on (seed, part, i) alone.
-
-    What was made is kept: another pass over a source costs nothing.
-    """
+class PassingDocuments(SeenDocuments):
+    """What `PassingConfig.build` returns. Document i depends on (seed, part, i) alone."""
 
     def __init__(
         self, config: PassingConfig, tokenizer: TextTokenizer, frames: FrameTokenizer, seed: int, part: Part
     ) -> None:
-        self._config, self._frames, self._seed = config, frames, seed
-        self._template, self._vocabulary = ChatTemplate(tokenizer), tokenizer.vocabulary
+        super().__init__(config.documents, config.minutes[1] * config.frames, tokenizer, frames)
+        self._config, self._seed = config, seed
         self._world = World(seed, part, heldout=config.heldout)
-        self._together = max(1, TOGETHER // (config.minutes[1] * config.frames))
-        self._made: dict[int, Document] = {}
-
-    def __len__(self) -> int:
-        return self._config.documents
-
-    def __getitem__(self, index: int) -> Document:
-        if index not in self._made:
-            first = index - index % self._together
-            some = range(first, min(first + self._together, len(self)))
-            made = documents_of([self.turns(i) for i in some], self._template, self._vocabulary, self._frames)
-            self._made.update(zip(some, made, strict=True))
-        return self._made[index]
 
     def turns(self, index: int) -> list[Turn]:
-        """The conversation of a document, with frames that are not encoded yet."""
         config, random = self._config, np.random.default_rng((self._seed, index, 3))
         minutes = int(random.integers(config.minutes[0], config.minutes[1] + 1))
         film = passing_film(self._world, index, minutes, scattered=config.scattered)

@@ -4,6 +4,7 @@ Document i depends on (seed, part, i) alone. Frames are made and encoded some do
 kept: another pass over a source costs nothing.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +21,6 @@ from ringworld.tokens.chat import Part as Said
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 from ringworld.tokens.vision import timed, vision_ids
-from ringworld.tokens.vocabulary import Vocabulary
 from ringworld.worlds.film import Film, HeldOut, World
 from ringworld.worlds.language import Question, caption, questions
 from ringworld.worlds.passing import KINDS_OF_PASSING, ask, passing_film
@@ -33,7 +33,7 @@ WHAT_IS_SEEN = "What is in the picture?"
 WHAT_HAPPENS = "What happens in the video?"
 FPS = 1.0  # of the films, so that the seconds of a clock are frames
 TOGETHER = 64  # frames that are encoded at once
-_FILMS = 100  # that are looked at for one of which something can be asked
+FILMS = 100  # that are looked at for one of which something can be asked
 
 
 @dataclass(frozen=True)
@@ -78,34 +78,67 @@ class WorldSourceConfig:
         return WorldDocuments(self, tokenizer, frames, seed, part)
 
 
-class WorldDocuments:
-    """A source of such conversations: what `WorldSourceConfig.build` returns."""
+class SeenDocuments(ABC):
+    """A source of conversations with frames; document i depends on its `turns` alone. Documents are made some at a
+    time, their frames encoded together, and kept."""
 
-    def __init__(
-        self, config: WorldSourceConfig, tokenizer: TextTokenizer, frames: FrameTokenizer, seed: int, part: Part
-    ) -> None:
-        self._config = config
+    def __init__(self, documents: int, longest: int, tokenizer: TextTokenizer, frames: FrameTokenizer) -> None:
+        """
+        Args:
+            documents: so many there are,
+            longest: with at most so many frames each.
+        """
+        self._documents, self._together = documents, max(1, TOGETHER // longest)
         self._template, self._vocabulary = ChatTemplate(tokenizer), tokenizer.vocabulary
         self._frames = frames
-        self._seed = seed
-        self._world = World(seed, part, *config.things, heldout=config.heldout)
-        self._together = max(1, TOGETHER // config.frames[1])
         self._made: dict[int, Document] = {}
 
+    @abstractmethod
+    def turns(self, index: int) -> list[Turn]:
+        """The conversation of a document, with frames that are not encoded yet; an answer alone is what nobody asked
+        for."""
+
     def __len__(self) -> int:
-        return self._config.documents
+        return self._documents
 
     def __getitem__(self, index: int) -> Document:
         if index not in self._made:
             first = index - index % self._together
             some = range(first, min(first + self._together, len(self)))
-            conversations = [self._turns(i) for i in some]
-            made = documents_of(conversations, self._template, self._vocabulary, self._frames)
-            self._made.update(zip(some, made, strict=True))
+            self._made.update(zip(some, self._encoded([self.turns(i) for i in some]), strict=True))
         return self._made[index]
 
-    def _turns(self, index: int) -> list[Turn]:
-        """The conversation, with frames that are not encoded yet; an answer alone is what nobody asked for."""
+    def _encoded(self, conversations: Sequence[Sequence[Turn]]) -> list[Document]:
+        shown = [part for turns in conversations for _, said in turns for part in said if not isinstance(part, str)]
+        ends = np.cumsum([len(part) for part in shown])
+        codes = iter(np.split(self._frames.encode(np.concatenate(shown)), ends[:-1]) if shown else ())
+
+        def encoded(part: str | Frames) -> Said:
+            return part if isinstance(part, str) else vision_ids(next(codes), self._vocabulary)
+
+        return [
+            self._document([Message(role=role, content=[encoded(part) for part in said]) for role, said in turns])
+            for turns in conversations
+        ]
+
+    def _document(self, messages: list[Message]) -> Document:
+        drawn = messages[0]["content"][0]
+        if messages[0]["role"] == "assistant" and not isinstance(drawn, str):
+            return vision_alone(drawn, self._vocabulary)
+        return conversation(messages, self._template, self._vocabulary)
+
+
+class WorldDocuments(SeenDocuments):
+    """What `WorldSourceConfig.build` returns."""
+
+    def __init__(
+        self, config: WorldSourceConfig, tokenizer: TextTokenizer, frames: FrameTokenizer, seed: int, part: Part
+    ) -> None:
+        super().__init__(config.documents, config.frames[1], tokenizer, frames)
+        self._config, self._seed = config, seed
+        self._world = World(seed, part, *config.things, heldout=config.heldout)
+
+    def turns(self, index: int) -> list[Turn]:
         config, random = self._config, np.random.default_rng((self._seed, index, 1))
         count = int(random.integers(config.frames[0], config.frames[1] + 1))
         film, asked_about = self._asked(index, count) if config.task == "ask" else (self._film(index, count), ())
@@ -129,12 +162,12 @@ class WorldDocuments:
     def _asked(self, index: int, count: int) -> tuple[Film, tuple[Question, ...]]:
         """A film and questions about it: the first of which there are any."""
         config = self._config
-        for number in range(index, index + _FILMS * len(self), len(self)):
+        for number in range(index, index + FILMS * len(self), len(self)):
             film = self._film(number, count)
             if found := questions(film, number, config.asked, config.kinds, config.every or 1):
                 return film, found
         raise UserError(
-            f"in {_FILMS} films of {count} frames nothing can be asked of the kinds {', '.join(config.kinds)}: take "
+            f"in {FILMS} films of {count} frames nothing can be asked of the kinds {', '.join(config.kinds)}: take "
             "longer films of several scenes (scene) with more things and the time in them (every), or other kinds"
         )
 
@@ -144,28 +177,6 @@ class WorldDocuments:
         if self._config.scene is None:
             return Film((self._world.scene(index, count / FPS),))
         return self._world.film(index, count / FPS, (self._config.scene, self._config.scene))
-
-
-def documents_of(
-    conversations: Sequence[Sequence[Turn]], template: ChatTemplate, vocabulary: Vocabulary, frames: FrameTokenizer
-) -> list[Document]:
-    """Conversations with frames as documents; the frames of all are encoded together. An answer alone is what nobody
-    asked for."""
-    shown = [part for turns in conversations for _, said in turns for part in said if not isinstance(part, str)]
-    ends = np.cumsum([len(part) for part in shown])
-    codes = iter(np.split(frames.encode(np.concatenate(shown)), ends[:-1]) if shown else ())
-
-    def encoded(part: str | Frames) -> Said:
-        return part if isinstance(part, str) else vision_ids(next(codes), vocabulary)
-
-    def document(turns: Sequence[Turn]) -> Document:
-        messages = [Message(role=role, content=[encoded(part) for part in said]) for role, said in turns]
-        drawn = messages[0]["content"][0]
-        if messages[0]["role"] == "assistant" and not isinstance(drawn, str):
-            return vision_alone(drawn, vocabulary)
-        return conversation(messages, template, vocabulary)
-
-    return [document(turns) for turns in conversations]
 
 
 def with_times(frames: Frames, every: int) -> list[str | Frames]:

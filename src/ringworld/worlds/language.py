@@ -18,7 +18,9 @@ from ringworld.worlds.film import PASSING, Act, Film, Scene
 from ringworld.worlds.shapes import Placed, Thing
 
 _CLEAR = 0.04  # a thing so near to the border of its ninth of the frame is not asked for its place
-_TRIES = 200  # at a question of one kind: of scenes drawn few have something that passes alone in its minute
+# At a question of one kind: of scenes drawn few have something that passes alone in its minute; in one scene there is
+# not much to choose from.
+_TRIES, _TRIES_OF_ONE = 200, 20
 _MINUTE = 60
 
 
@@ -120,7 +122,7 @@ class FilmQuestions:
         found: dict[str, Question] = {}
         while waiting and len(found) < count:
             kind = waiting.pop(0)
-            asked = (_ASKING[kind](about, random) for _ in range(_TRIES))
+            asked = (_ASKING[kind](about, random) for _ in range(_TRIES if scene is None else _TRIES_OF_ONE))
             question = next((one for one in asked if one is not None and one.text not in found), None)
             if question is not None:
                 found[question.text] = question
