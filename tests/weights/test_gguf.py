@@ -27,6 +27,7 @@ from tokenizers import pre_tokenizers
 from drawn import draw
 from networked import network
 from ringworld.data.corpora import load_corpus
+from ringworld.data.packing import Batch
 from ringworld.errors import UserError
 from ringworld.evaluation.perplexity import token_losses
 from ringworld.files import write_folder_atomically
@@ -718,17 +719,18 @@ def test_smollm2_reads_moby_dick(smollm2: SavedModel, monkeypatch: pytest.Monkey
         text = fetch_file(BOOK, "Moby-Dick").read_text(encoding="utf-8")
     # The passage that gives the figures first measured, 30.4 and 279.5. The book's beginning is harder: 61.0.
     ids = np.array(smollm2.tokenizer.encode(text[40_000:50_000])[:1024], np.int32)[None]
+    places = np.arange(1023, dtype=np.int32)[None]
+    batch = Batch(ids[:, :-1], ids[:, 1:], np.ones_like(places), places, np.ones(places.shape, np.float32))
 
     def perplexity(model: SavedModel) -> float:
         about = model.description
         losses = token_losses(
             model.weights,
-            jnp.asarray(ids[:, :-1]),
-            jnp.asarray(ids[:, 1:]),
+            batch,
             rope_frequencies(about.rope_theta, about.config.head_dim, about.rope_scaling),
             config=about.config,
             mesh=model.mesh,
-            text_size=about.vocabulary.text_size,
+            bounds=((0, about.vocabulary.text_size),),
         )
         return math.exp(float(np.mean(losses)))
 
