@@ -94,51 +94,56 @@ def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, z_loss: float, tok
         parts = _part_of(places, bounds)
         count = targets.size
         size = min(tokens, count)
-        chunks = -(-count // size)
+        rows, targets, weights = hidden.reshape(count, width), targets.reshape(count), weights.reshape(count)
+        # What is trained on comes first, and the rest is never looked at: of a long film, all but the answers. Devices
+        # wait for one another in a chunk, so each takes as many.
+        order = jnp.pad(jnp.argsort(weights == 0), (0, -count % size), constant_values=count)
+        chunks = lax.pmax(-(-(weights != 0).sum() // size), everywhere)
 
-        def cut(array, fill):
-            array = array.reshape(count, *array.shape[2:])
-            padding = [(0, chunks * size - count)] + [(0, 0)] * (array.ndim - 1)
-            return jnp.pad(array, padding, constant_values=fill).reshape(chunks, size, *array.shape[1:])
-
-        def chunk(head_gradient: Array, inputs) -> tuple[Array, Any]:
-            hidden, targets, weights = inputs
+        def chunk(number: Array, so_far: Any) -> Any:
+            sums, hidden_gradient, head_gradient = so_far
+            chosen = lax.dynamic_slice_in_dim(order, number * size, size)
+            hidden, target, weight = (
+                array.at[chosen].get(mode="fill", fill_value=fill)
+                for array, fill in ((rows, 0), (targets, bounds[0][0]), (weights, 0))
+            )
             logits = lax.dot(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
             if len(bounds) > 1:
-                logits = jnp.where(_part_of(targets, bounds)[:, None] == parts, logits, -jnp.inf)
-            is_target = targets[:, None] == places
+                logits = jnp.where(_part_of(target, bounds)[:, None] == parts, logits, -jnp.inf)
+            is_target = target[:, None] == places
             largest = lax.pmax(logits.max(-1), tensor)
             exponentials = jnp.exp(logits - largest[:, None])
             total = lax.psum(exponentials.sum(-1), tensor)
             at_target = lax.psum(jnp.where(is_target, logits, 0.0).sum(-1), tensor)
             log_total = largest + jnp.log(total)
-            nll, slope = log_total - at_target, weights
+            nll, slope = log_total - at_target, weight
             if z_loss:
                 nll += z_loss * log_total**2
                 slope *= 1 + 2 * z_loss * log_total
-            trained = weights > 0
-            sums = jnp.stack(
-                [jnp.where(trained, weights * nll, 0.0).sum(), weights.sum(), (weights * (at_target >= largest)).sum()]
+            trained = weight > 0
+            sums += jnp.stack(
+                [jnp.where(trained, weight * nll, 0.0).sum(), weight.sum(), (weight * (at_target >= largest)).sum()]
             )
             if not gradients:
-                return head_gradient, (sums, None)
+                return sums, hidden_gradient, head_gradient
             logit_gradient = (
-                (slope / total)[:, None] * exponentials - jnp.where(is_target, weights[:, None], 0.0)
+                (slope / total)[:, None] * exponentials - jnp.where(is_target, weight[:, None], 0.0)
             ).astype(hidden.dtype)
-            hidden_gradient = lax.psum(lax.dot(logit_gradient, head.T.astype(hidden.dtype)), tensor)
+            back = lax.psum(lax.dot(logit_gradient, head.T.astype(hidden.dtype)), tensor)
+            hidden_gradient = hidden_gradient.at[chosen].set(back, mode="drop")
             head_gradient += lax.dot(hidden.T, logit_gradient, preferred_element_type=jnp.float32)
-            return head_gradient, (sums, hidden_gradient)
+            return sums, hidden_gradient, head_gradient
 
-        inputs = (cut(hidden, 0), cut(targets, bounds[0][0]), cut(weights, 0))
-        start = jnp.zeros((width, columns) if gradients else (), jnp.float32)
-        head_gradient, (sums, hidden_gradient) = lax.scan(chunk, start, inputs)
-        sums = tuple(lax.psum(sums.sum(0), everywhere))
+        start = (
+            jnp.zeros(3, jnp.float32),
+            jnp.zeros_like(rows) if gradients else None,
+            jnp.zeros((width, columns), jnp.float32) if gradients else None,
+        )
+        sums, hidden_gradient, head_gradient = lax.fori_loop(0, chunks, chunk, start)
+        sums = tuple(lax.psum(sums, everywhere))
         if not gradients:
             return sums, None
-        return sums, (
-            hidden_gradient.reshape(-1, width)[:count].reshape(hidden.shape),
-            lax.psum(head_gradient, everywhere),
-        )
+        return sums, (hidden_gradient.reshape(hidden.shape), lax.psum(head_gradient, everywhere))
 
     by_hidden = partition_spec(("batch", "sequence", None))
     scalars = (PartitionSpec(),) * 3
