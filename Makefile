@@ -5,9 +5,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 PEERS := .venv-peers/bin
 PEERS_READY := .venv-peers/.ready
+CLAIMS := $(filter-out %/trials.py %/guidance.py,$(wildcard benchmarks/claims/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow peers lint format bench
+.PHONY: help setup demo test slow peers lint format bench claims
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,3 +53,7 @@ format: $(READY)  ## ruff's layout and its safe fixes
 
 bench: $(READY)  ## the measurements behind the numbers in docs
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark" || exit 1; done
+
+claims: $(READY)  ## the paper's claims at nano size, in about three hours (docs/claims.md); with MODEL=DIR also what it draws
+	@for claim in $(CLAIMS); do echo "== $$claim"; $(BIN)/python "$$claim" || exit 1; done
+	@test -z "$(MODEL)" || $(BIN)/python benchmarks/claims/guidance.py --model "$(MODEL)"

@@ -188,6 +188,11 @@ def mute(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
             {"film.json"},
         ),
         (
+            "film --films 1 --minutes 2 --frames 4 --kinds when,what --asked 2",
+            r" +seen +held out\nfilms +1 +1\nquestions +2 +2\nall .*\nwhat .*\nwhen .*\nsee .*/film\.json\n",
+            {"film.json"},
+        ),
+        (
             "vqa --data DATA/q.jsonl --bad-share 1",
             r"50\.0% right of 2 answers; 1 pictures and films cannot be read; see .*/vqa\.json\n",
             {"vqa.json"},
@@ -212,6 +217,12 @@ def test_what_a_model_sees_and_draws_is_evaluated(
     assert cli.main(command.split()) == 0
     assert re.fullmatch(said, capsys.readouterr().out)
     assert {path.name for path in out.iterdir()} == files
+
+
+def test_films_of_minutes_have_no_scenes(mute: object, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = f"evaluate film --minutes 3 --every 8 --model m --out {tmp_path / 'out'}"
+    assert cli.main(command.split()) == 2
+    assert "leave --scene, --things and --every out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

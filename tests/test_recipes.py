@@ -11,12 +11,14 @@ import pytest
 
 from generation.models import tokenizer
 from ringworld import recipes
-from ringworld.data.packing import Batch
+from ringworld.data.packing import Batch, frame
+from ringworld.data.passing import PassingConfig
 from ringworld.data.sources import JsonlConfig, NeedleSourceConfig, ShardsConfig, TokenizerConfig
 from ringworld.data.tokenized import TextSpan, TokenizedDocument, TokenizedSpan, VisionSpan, shard_name, write_shard
 from ringworld.errors import UserError
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.rope import rope_frequencies
+from ringworld.recipes.nano import TOKENIZER, nano
 from ringworld.tokens.vocabulary import LWM
 from ringworld.training.curriculum import Recipe
 from ringworld.training.loop import train
@@ -217,6 +219,24 @@ def test_nano_documents_have_room_for_what_they_hide():
         for source, _ in stage.sources:
             assert isinstance(source, NeedleSourceConfig)
             replace(source, corpora=("tiny",)).build(tokenizer, stage.sequence_length, seed=0)
+
+
+def test_what_nano_learns_has_room_in_its_rows(tmp_path: Path) -> None:
+    recipe = replace(nano(), frames="nano", tokenizer=replace(TOKENIZER, corpora=("tiny",)))
+    learner = recipe.learner(tmp_path)
+    vocabulary, seen = learner.tokenizer.vocabulary, set()
+    for stage in recipe.stages:
+        for source, _ in stage.sources:
+            if source in seen:
+                continue
+            seen.add(source)
+            if isinstance(source, NeedleSourceConfig):
+                source = replace(source, corpora=("tiny",))
+            built = source.build(learner.tokenizer, stage.sequence_length, 0, "train", learner.frames)
+            assert len(frame(built[0], vocabulary)) <= stage.sequence_length
+        tasks = [type(source) for source, _ in stage.sources]
+        assert NeedleSourceConfig in tasks  # what came first stays to the end
+        assert (PassingConfig in tasks) == (stage.sequence_length >= 256)
 
 
 def test_an_unknown_name_suggests_the_nearest():

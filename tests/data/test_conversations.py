@@ -69,7 +69,9 @@ def test_what_is_read_long_is_the_conversation_put_together(name: str) -> None:
     whole = conversation(messages, template, vocabulary)
     reading = LongReading(template, vocabulary)
     (question, answer), *others = asked
-    built = reading.document([reading.opening(shown, question, answer), *(reading.following(*one) for one in others)])
+    built = reading.document(
+        [reading.opening([*shown, f"\n{question}"], answer), *(reading.following(*one) for one in others)]
+    )
     assert built.tokens.tolist() == whole.tokens.tolist()
     np.testing.assert_array_equal(built.weights, whole.weights)
     assert built.weights.sum() == pytest.approx(3)

@@ -60,13 +60,13 @@ def test_all_kinds_are_asked_and_some_can_be_chosen() -> None:
     assert {one.question.split()[1] for one in chosen.plan(0)[1]} == {"came", "ground"}
 
 
-def test_a_film_in_frames_has_the_time_before_each_scene(nano: FrameTokenizer) -> None:
+def test_a_film_in_frames_has_the_time_behind_each_scene(nano: FrameTokenizer) -> None:
     config = FilmQuestionsConfig("frames", scene=4, things=(1, 2), documents=3)
     made = source(config, 700, "train", nano)
     document = made[1]
     film, asked = made.plan(1)
     assert len(film.scenes) > 4
-    times = " ".join(f"{clock(4 * number)} *" for number in range(len(film.scenes)))
+    times = "".join(f"* {clock(4 * number)}" for number in range(len(film.scenes)))
     assert said(document).startswith(
         f"You are a helpful assistant. USER: {times}\n{asked[0].question} ASSISTANT: {asked[0].answer}"
     )

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from data.seeing import TEXT
-from ringworld.data.passing import PassingConfig
+from data.seeing import TEXT, said
+from ringworld.data.passing import PassingConfig, before_questions
 from ringworld.errors import UserError
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.vision import visions
@@ -21,10 +21,8 @@ def test_a_document_shows_its_film_and_trains_the_answers(nano: FrameTokenizer) 
         for frame, seconds in zip(frames, minute.moments(2), strict=True):
             assert read(frame).ground == minute.scene.ground
             assert [one.thing for one in read(frame).things][:1] == [one.thing for one in minute.scene.at(seconds)]
-    text = TEXT.decode(document.tokens)
-    assert [text.index(f" {minute.time} ") for minute in film] == sorted(
-        text.index(f" {minute.time} ") for minute in film
-    )
+    times = "".join(f"* {minute.time}" for minute in film)
+    assert said(document).startswith(f"You are a helpful assistant. USER: {times} W")
     trained = TEXT.decode(np.concatenate([span.ids for span in document.spans if span.weight]))
     assert trained.count(".") == 3
     assert "?" not in trained
@@ -41,6 +39,13 @@ def test_told_in_words_it_shows_nothing(nano: FrameTokenizer) -> None:
     np.testing.assert_array_equal(again[3].tokens, source[3].tokens)
 
 
+def test_before_the_questions_each_minute_has_its_time() -> None:
+    film = passing_film(World(7), 4, 3)
+    first, second, third = film
+    parts = before_questions(film, lambda minute: "it rains." if minute is second else minute)
+    assert parts == [first, f" {first.time}", f" {second.time} it rains.", third, f" {third.time}", " "]
+
+
 def test_no_question_is_asked_twice(nano: FrameTokenizer) -> None:
     source = PassingConfig((1, 1), asked=6, kinds=("what", "when", "way")).build(TEXT, 512, 1, "train", nano)
     assert TEXT.decode(source[0].tokens).count("?") == 3
@@ -52,7 +57,7 @@ def test_no_question_is_asked_twice(nano: FrameTokenizer) -> None:
         ({"minutes": (1, 3)}, "2 or more where it is asked what came first"),
         ({"minutes": (3, 61)}, "got 3 to 61 minutes"),
         ({"frames": 0}, "0 frames"),
-        ({"kinds": ("why",)}, "no question of the kind 'why'; there are what, when, way, first"),
+        ({"kinds": ("why",)}, "no question of the kind 'why'; there are what, when, where, way, first"),
         ({"told": 1.5}, "got 1.5"),
     ],
 )

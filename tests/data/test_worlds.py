@@ -75,7 +75,7 @@ def test_a_film_is_asked_about_at_the_times_that_stand_in_it(nano: FrameTokenize
     first, *others = questions(film, 2, 3, step=4)
     words = said(document)
     assert words.startswith(
-        f"You are a helpful assistant. USER: 0:00 * 0:04 * 0:08 * {first.text} ASSISTANT: {first.answer}"
+        f"You are a helpful assistant. USER: * 0:00* 0:04* 0:08 {first.text} ASSISTANT: {first.answer}"
     )
     for question in others:
         assert f"USER: {question.text} ASSISTANT: {question.answer}" in words
@@ -124,7 +124,7 @@ def test_a_document_depends_on_its_number_alone(nano: FrameTokenizer) -> None:
 def test_times() -> None:
     frames = np.zeros((5, 2, 2, 3), np.uint8)
     assert [part if isinstance(part, str) else len(part) for part in with_times(frames, 2)] == [
-        " 0:00 ", 2, " 0:02 ", 2, " 0:04 ", 1,
+        2, " 0:00", 2, " 0:02", 1, " 0:04",
     ]  # fmt: skip
     assert [len(part) for part in with_times(frames, 0)] == [5]
 

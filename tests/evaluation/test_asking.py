@@ -15,15 +15,15 @@ def test_a_film_is_shown_a_frame_a_second() -> None:
     assert len({piece, *shown(FILM, 12, 16)}) == 2
 
 
-def test_the_time_stands_between_pieces() -> None:
+def test_the_time_stands_behind_each_piece() -> None:
     parts = shown(FILM, 12, 16, 5)
     assert [part if isinstance(part, str) else len([*part]) for part in parts] == [
-        " 0:00 ",
         5,
-        " 0:05 ",
+        " 0:00",
         5,
-        " 0:10 ",
+        " 0:05",
         2,
+        " 0:10",
     ]
     frames = [frame for part in parts if isinstance(part, Piece) for frame in part]
     np.testing.assert_array_equal(frames, [*FILM.frames(16)])

@@ -11,12 +11,13 @@ from rich.console import Console
 
 from ringworld.errors import UserError
 from ringworld.evaluation.asking import Footage, Turn
-from ringworld.evaluation.film import FilmResult, Task, evaluate_film
+from ringworld.evaluation.film import FilmResult, Minutes, Scenes, Task, evaluate_film
 from ringworld.worlds.film import World
 from ringworld.worlds.language import KINDS_OF_QUESTIONS, questions
+from ringworld.worlds.passing import KINDS_OF_PASSING, passing_film
 from ringworld.worlds.reader import read
 
-TASK = Task(frames=40, scene=(8, 8))
+TASK = Scenes(frames=40, scene=(8, 8))
 
 
 @dataclass
@@ -67,7 +68,7 @@ def test_all_kinds_of_questions_are_marked_seen_beside_held_out(tmp_path: Path) 
 
 @pytest.mark.parametrize("part", ["train", "heldout"])
 def test_what_is_asked_is_what_the_film_shows(part: str) -> None:
-    task = Task(frames=40, scene=(8, 8), things=(1, 2), every=4, seed=5)
+    task = Scenes(frames=40, scene=(8, 8), things=(1, 2), every=4, seed=5)
     film = World(5, part, 1, 2).film(2, 40, (8, 8))
     asked = task.about(part, 2, 8, 32)
     expected = questions(film, 2, 8, step=4)
@@ -75,9 +76,34 @@ def test_what_is_asked_is_what_the_film_shows(part: str) -> None:
     (turn,) = asked[0].conversation()
     *shown, question = turn["content"]
     assert question == f" {asked[0].text}"
-    assert [part for part in shown if isinstance(part, str)] == [f" 0:{second:02} " for second in range(0, 40, 4)]
+    assert [part for part in shown if isinstance(part, str)] == [f" 0:{second:02}" for second in range(0, 40, 4)]
     frames = [frame for part in shown if not isinstance(part, str) for frame in part]
     np.testing.assert_array_equal(frames, [*film.frames(32)])
+
+
+def test_what_is_asked_of_minutes_is_what_training_asks() -> None:
+    task = Minutes(3, 6, kinds=("first", "what"), seed=5, heldout="place")
+    film = passing_film(World(5, "heldout", heldout="place"), 2, 3)
+    asked = task.about("heldout", 2, 5, 32)
+    assert [one.kind for one in asked] == ["what", "first", "what", "first", "what"]
+    assert len({one.text for one in asked}) == 5
+    (turn,) = asked[0].conversation()
+    *shown, question = turn["content"]
+    assert question == f" {asked[0].text}"
+    assert [part for part in shown if isinstance(part, str)] == [f" {minute.time}" for minute in film]
+    assert isinstance(shown[-1], str)  # the time stands behind its minute
+    frames = [frame for part in shown if not isinstance(part, str) for frame in part]
+    moments = [minute.scene.frame(seconds, 32) for minute in film for seconds in minute.moments(2)]
+    np.testing.assert_array_equal(frames, moments)
+    (time,) = re.findall(r"at (\S+)\?", asked[0].text)
+    (thing,) = [minute.thing for minute in film if minute.time == time]
+    assert asked[0].expected == f"At {time} a {thing} passed."
+
+
+def test_films_of_minutes_are_evaluated_like_the_others(tmp_path: Path) -> None:
+    result = run(tmp_path, task=Minutes(3, 3), films=2, asked=None)
+    assert len(result.answers) == 2 * 2 * len(KINDS_OF_PASSING)
+    assert result.settings["minutes"] == 3
 
 
 def test_a_film_is_asked_about_at_once_and_shown_by_the_same_footage(tmp_path: Path) -> None:
@@ -117,7 +143,7 @@ def test_a_stopped_evaluation_goes_on_and_can_be_extended(tmp_path: Path) -> Non
 
 
 def test_some_kinds_alone(tmp_path: Path) -> None:
-    result = run(tmp_path, task=Task(frames=200, kinds=("passed", "motion")), films=4, asked=None)
+    result = run(tmp_path, task=Scenes(frames=200, kinds=("passed", "motion")), films=4, asked=None)
     assert {answer.kind for answer in result.answers} == {"passed", "motion"}
     assert len(result.answers) == 2 * 4 * 2
     (tmp_path / "film.json").unlink()
@@ -128,7 +154,7 @@ def test_some_kinds_alone(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"model": Viewer("other")}, "model viewer there, other now"),
-        ({"task": Task(frames=41, scene=(8, 8))}, "frames 40 there, 41 now"),
+        ({"task": Scenes(frames=41, scene=(8, 8))}, "frames 40 there, 41 now"),
         ({"films": 0}, "films and asked must be 1 or more, got 0 and 10"),
         ({"asked": 0}, "films and asked must be 1 or more, got 3 and 0"),
     ],
@@ -152,11 +178,25 @@ def test_what_cannot_be_asked(tmp_path: Path, changes: dict[str, Any], said: str
 )
 def test_a_task_that_is_none(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        Task(**settings)
+        Scenes(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"minutes": 61}, "1 to 60 minutes, .* got 61"),
+        ({"minutes": 1}, "2 or more where it is asked what came first; got 1"),
+        ({"minutes": 7, "frames": 64}, "a multiple of 7 of them; got 64"),
+        ({"kinds": ("what", "why")}, "there are no questions of the kind 'why': take what, when, where, way, first"),
+    ],
+)
+def test_minutes_that_cannot_be(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Minutes(**settings)
 
 
 def test_films_without_an_answer(tmp_path: Path) -> None:
-    task = Task(frames=2, things=(1, 1), kinds=("passed",))
+    task = Scenes(frames=2, things=(1, 1), kinds=("passed",))
     with pytest.raises(UserError, match="these 3 films of 2 frames have no answer to questions of the kinds passed"):
         run(tmp_path, task=task)
 

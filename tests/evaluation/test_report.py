@@ -1,12 +1,14 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evaluation.exhibits import write_shown
 from ringworld.errors import UserError
 from ringworld.evaluation.files import write_json
 from ringworld.evaluation.needle import Answer, Case, NeedleResult
@@ -64,7 +66,7 @@ def write_results(folder: Path, kind: str = "needle", asked: int = 1) -> None:
 class Page(HTMLParser):
     """Checks that tags are closed in order, and gathers the words and the attributes that could load something."""
 
-    VOID = frozenset({"meta", "img"})
+    VOID = frozenset({"meta", "img", "br"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -124,6 +126,62 @@ def test_a_report_needs_nothing_but_the_run(tmp_path: Path) -> None:
     page = Page(path.read_text(encoding="utf-8"))
     assert len(page.sources) == 2
     assert "A needle in a haystack" not in page.words
+
+
+MEDIA = {"data:image/png;base64": b"\x89PNG", "data:video/mp4;base64": b"ftyp"}
+
+
+def test_what_a_model_showed_is_there_to_be_seen(tmp_path: Path) -> None:
+    write_shown(tmp_path)
+    write_results(tmp_path)
+    page = Page(write_report(tmp_path, lesson=write_run(tmp_path / "lesson")).read_text(encoding="utf-8"))
+    assert page.open == []
+    assert "script" not in page.tags
+    kinds = [source.partition(",")[0] for source in page.sources]
+    assert kinds.count("data:video/mp4;base64") == 1
+    assert kinds.count("data:image/png;base64") == 2 + 3 + 1 + 1  # a strip of three minutes, a heat-map, the lesson
+    for source, kind in zip(page.sources, kinds, strict=True):
+        assert MEDIA[kind] in base64.b64decode(source.partition(",")[2])[:16]
+    words = "\n".join(page.words)
+    for said in (
+        "What is <nano> about it", "<nano> has 1.43M parameters, where LWM has 7B", "64x64 pixels",
+        "16 codes out of 4,096", "trained on films of shapes", "4,096 tokens, about 240 frames",
+        "less than the long film", "0 of 1 are right in everything", "guidance 2", "a <small> red ring",
+        "wrong in place, size", "whatever I like", "0 of 1 are described", "a large <b>blue</b> cross",
+        "A film of 3 minutes, and 2 questions", "180 frames", "12,288 tokens in 1 min 15 s, 3 times the longest rows",
+        "1 of 2 answers are right", "The ring passed at 1:00.", "1.2", "1 of 2", "questions answered about 3 minutes",
+        "How a model begins to learn", "of the recipe nano & text", "for 1 min 0 s of steps",
+        "the loss on its training rows went from 5.30 to 0.43", "recipe.json of nano & text",
+    ):  # fmt: skip
+        assert said in words, said
+    for unsaid in ("How it learned", "What each stage bought", "the same recipe on the same mesh"):
+        assert unsaid not in words
+
+
+def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
+    shown = write_shown(tmp_path)
+    replace(shown, drawn=(), long_film=None, about=replace(shown.about, trained_on=None)).write(tmp_path)
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    words = "\n".join(page.words)
+    assert "Described in words" in words
+    for unsaid in ("Drawn from words", "A film of", "questions answered", "less than", "trained on films", "needles"):
+        assert unsaid not in words
+
+
+def test_a_run_and_what_its_model_showed(tmp_path: Path) -> None:
+    write_shown(write_run(tmp_path))
+    words = Page(write_report(tmp_path).read_text(encoding="utf-8")).words
+    for said in ("nano & text", "How it learned", "Drawn from words", "What each stage bought"):
+        assert said in words, said
+
+
+def test_a_strip_of_another_film_is_refused(tmp_path: Path) -> None:
+    shown = write_shown(tmp_path)
+    assert shown.long_film is not None
+    longer = replace(shown.long_film, times=("0:00",) * 5, told=("nothing",) * 5)
+    replace(shown, long_film=longer).write(tmp_path)
+    with pytest.raises(UserError, match=r"long-film\.png does not hold a frame of each of 5 minutes"):
+        write_report(tmp_path)
 
 
 def test_a_run_of_no_step_yet(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_conversation_shows_every_frame_once_and_asks_last(task, case):
     np.testing.assert_array_equal(frames, [example.frame(number, 16) for number in range(case.length)])
     clocks = [part for part in film if isinstance(part, str)]
     times = range(0, case.length, task.every) if task.every else ()
-    assert clocks == [f" {time // 60}:{time % 60:02} " for time in times]
+    assert clocks == [f" {time // 60}:{time % 60:02}" for time in times]
     hidden = {number for one in example.hidden for number in range(one.start, one.start + one.frames)}
     rest = [frame for number, frame in enumerate(frames) if number not in hidden]
     whole = [frame for frame, _ in zip(example.hay.frames(16), rest, strict=False)]

@@ -7,6 +7,7 @@ import pytest
 
 from generation.models import frame_tokenizer, random_model, seeing_model
 from ringworld.errors import UserError
+from ringworld.evaluation.asking import ReadsAhead
 from ringworld.evaluation.vqa import Answers
 from ringworld.generation import answering, decode
 from ringworld.generation.answering import Answering
@@ -55,7 +56,9 @@ def test_answers_are_those_of_a_chat(side_by_side: int, monkeypatch: pytest.Monk
     assert films[0].looked + films[2].looked == [0], "equal films are encoded once"
 
 
-def test_a_long_film_is_read_once_for_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens were read each time, where films of more than a few are long ones."""
     monkeypatch.setattr(answering, "_SIDE_BY_SIDE", 16)
     counts: list[int] = []
     reading = decode.read
@@ -65,12 +68,29 @@ def test_a_long_film_is_read_once_for_all_questions(monkeypatch: pytest.MonkeyPa
         return reading(weights, tokens, lengths, *rest, **options)
 
     monkeypatch.setattr(decode, "read", counted)
+    return counts
+
+
+def test_a_long_film_is_read_once_for_all_questions(counts: list[int]) -> None:
     answers, film = Answering(seeing_model()), Film(2, 8)
     for question in QUESTIONS:
         answers.answer([asked(film, f" {question}")], 2)
     assert film.looked == [2]
     assert counts[0] > 8 * answers.tokens_per_frame
     assert max(counts[1:]) < 8 * answers.tokens_per_frame
+
+
+def test_what_was_read_ahead_is_not_read_again(counts: list[int]) -> None:
+    alone = Answering(seeing_model()).answer([asked(" 0:00 ", Film(2, 8), " ", QUESTIONS[0])], 6)
+    answers, film = Answering(seeing_model()), Film(2, 8)
+    assert isinstance(answers, ReadsAhead)
+    counts.clear()
+    tokens = answers.read(asked(" 0:00 ", film, " "))
+    assert sum(counts) == tokens > 8 * answers.tokens_per_frame
+    counts.clear()
+    assert answers.answer([asked(" 0:00 ", film, " ", QUESTIONS[0])], 6) == alone
+    assert film.looked == [2]
+    assert sum(counts) < 8 * answers.tokens_per_frame
 
 
 def test_what_cannot_be_asked() -> None:

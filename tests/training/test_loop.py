@@ -89,6 +89,16 @@ def test_a_run_stopped_by_its_limit_goes_on_as_if_it_had_not(whole, tmp_path):
     assert_same_run(whole, tmp_path)
 
 
+def test_a_run_stopped_by_its_time_goes_on_as_if_it_had_not(whole, tmp_path):
+    taken = []
+    for _ in range(2):  # the second time nothing is left of it
+        train(RECIPE, tmp_path, seconds=1e-9, log=lambda line: None)
+        taken.append(len(records(tmp_path)))
+    assert 0 < taken[0] == taken[1] < 4
+    train(RECIPE, tmp_path, log=lambda line: None)
+    assert_same_run(whole, tmp_path)
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on_as_if_it_had_not(whole, tmp_path, programs):
     run = tmp_path / "run"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ringworld
+from ringworld.data.frames import ShapesConfig
 from ringworld.data.sources import CorpusConfig, ShardsConfig, TextFolderConfig, TokenizerConfig
 from ringworld.data.tokenized import TextSpan, TokenizedDocument, VisionSpan, write_shard
 from ringworld.data.worlds import WorldSourceConfig
@@ -16,13 +17,16 @@ from ringworld.errors import UserError
 from ringworld.generation.drawing import Brush
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.config import ModelConfig
+from ringworld.tokens.quantizers import QuantizerConfig
+from ringworld.tokens.vqgan import VqganConfig
 from ringworld.training.curriculum import Recipe
 from ringworld.training.language import LanguageRecipe, LanguageStage
 from ringworld.training.loop import train
 from ringworld.training.optimizer import OptimizerConfig
+from ringworld.training.vqgan import VqganRecipe, VqganStage
 from ringworld.weights.models import open_model
 from ringworld.weights.portable import write_portable
-from ringworld.weights.tokenizer import SHIPPED, save_tokenizer
+from ringworld.weights.tokenizer import SHIPPED, load_tokenizer, save_tokenizer
 from tokens.small_vqgan import SMALL, draw
 
 WORLD = WorldSourceConfig("draw", without_words=0.2, documents=64)
@@ -78,6 +82,40 @@ def test_a_run_goes_on_with_the_tokenizer_of_frames_that_it_began_with(run: Path
     train(RECIPE, folder, **QUIET)
     one, other = (ringworld.load(path).weights for path in (run, folder))
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+EYES = VqganRecipe(
+    name="eyes",
+    summary="",
+    model=VqganConfig(
+        frame_size=16,
+        channels=(16,),
+        latent=8,
+        quantizer=QuantizerConfig("ema", codes=16, dim=4),
+        patch=8,
+        encoder_blocks=1,
+        decoder_blocks=1,
+        middle_blocks=0,
+        kernel=1,
+        norm="position",
+    ),
+    optimizer=OptimizerConfig(),
+    stages=(VqganStage(name="eyes", batch_size=8, steps=2, learning_rate=1e-3, sources=((ShapesConfig(), 1.0),)),),
+    mesh=MeshShape(data=8),
+)
+
+
+def test_a_recipe_may_train_its_tokenizer_of_frames_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = replace(RECIPE, frames=EYES, model=replace(RECIPE.model, vocabulary_size=400 + 16 + 2))
+    train(EYES, tmp_path / "frames", steps=1, **QUIET)  # as far as it came before it was stopped
+    frames = recipe.learner(tmp_path).frames
+    assert frames is not None
+    assert "complete after 2 steps" in capsys.readouterr().out
+    own = load_tokenizer(tmp_path / "frames", build_mesh(MeshShape(), jax.devices()[:1]))
+    jax.tree.map(np.testing.assert_array_equal, own.weights, frames.weights)
+    again = recipe.learner(tmp_path)
+    assert again.tokenizer.vocabulary.codes_per_frame == 4
+    assert capsys.readouterr().out == ""
 
 
 def test_a_model_to_begin_with_brings_its_tokenizer_of_frames(run: Path, tmp_path: Path) -> None:

@@ -76,6 +76,10 @@ def test_answers_are_true_of_the_film(kind: str) -> None:
         elif kind == "when":
             (thing,) = found(r"When did the (.*) pass\?", question)
             assert answer == f"The {thing} passed at {clock(60 * by_thing[thing].number)}."
+        elif kind == "where":
+            (thing,) = found(r"Where did the (.*) pass\?", question)
+            (seen,) = by_thing[thing].scene.at(30.0)  # halfway, in the middle of its lane
+            assert answer == f"The {thing} passed at the {seen.place}."
         elif kind == "way":
             (thing,) = found(r"Which way did the (.*) pass\?", question)
             assert answer == f"The {thing} passed {by_thing[thing].act.direction}."
@@ -84,6 +88,10 @@ def test_answers_are_true_of_the_film(kind: str) -> None:
             first = one if by_thing[one].number < by_thing[other].number else other
             assert answer == f"The {first} came first."
     assert len(answers) > 5
+
+
+def test_things_pass_in_every_third_of_the_frame() -> None:
+    assert {minute.lane for minute in film_of()} == {"top", "bottom", "left", "right", "centre"}
 
 
 def test_of_two_things_either_may_be_named_first() -> None:

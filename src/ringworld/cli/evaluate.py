@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import subcommand
 
@@ -21,6 +21,10 @@ from ringworld.cli.values import (
     default,
     words,
 )
+from ringworld.errors import UserError
+
+if TYPE_CHECKING:
+    from ringworld.evaluation.film import Task
 
 HeldOut = Literal["ground", "place"]
 
@@ -108,7 +112,7 @@ class Perplexity(OfModel):
         data: essays, sotu, moby-dick, tiny (no network), a text file, or a folder that `ringworld tokenize` wrote (of
             which the documents count that training holds out).
         rows: windows, spread evenly over the text; or rows of documents side by side.
-        every: in documents, the time stands before every so many seconds of a film, as in training; 0: nowhere.
+        every: in documents, the time stands behind every so many seconds of a film, as in training; 0: nowhere.
     """
 
     out: Folder
@@ -140,7 +144,7 @@ class VideoNeedle(OfModel):
         rounds: questions at each length and depth.
         form: what is hidden and asked for: a picture (what was it?), a clip of four frames (which way did it move?),
             the order of two pictures, or when one was seen (at which minute?).
-        every: the time stands before every so many frames; 0: nowhere.
+        every: the time stands behind every so many frames; 0: nowhere.
         part: films and hidden things like those that training shows, or with what it never shows (heldout).
         seed: of the films and what is hidden.
         heldout: what training held out, things on grounds or at places.
@@ -183,23 +187,27 @@ class Film(OfModel):
     """Ask about films of the shapes world as they are: what is where and when, what passed, which came first. What
     training shows stands beside what it never shows.
 
+    With --minutes they are films in which one thing passes each minute: --minutes 60 --frames 3600 is an hour.
+
     Writes film.json. Started again it goes on, or asks about more films.
 
     Attributes:
         out: the folder for the results.
         films: so many like those trained on, and as many with what is held out.
-        frames: of a film, one a second.
+        minutes: of a film in which one thing passes each minute, with the time behind it. It has no scenes.
+        frames: of a film; in scenes one a second.
         scene: seconds of a film's scenes, from so many to so many.
         things: in a scene, from so many to so many.
         asked: questions about a film.
         kinds: of questions, such as what,colour,passed; one that there is not is answered with all there are.
-        every: the time stands before every so many frames; 0: nowhere.
+        every: the time stands behind every so many frames; 0: nowhere.
         seed: of the films.
         heldout: what training held out, things on grounds or at places.
     """
 
     out: Folder
     films: Count = 16
+    minutes: Annotated[MaybeCount, default("films of scenes")] = None
     frames: Count = 64
     scene: Span = (5, 15)
     things: Span = (1, 3)
@@ -210,13 +218,26 @@ class Film(OfModel):
     heldout: HeldOut = "ground"
 
     def __call__(self) -> None:
-        from ringworld.evaluation.film import Task, evaluate_film
+        from ringworld.evaluation.film import evaluate_film
         from ringworld.generation.answering import Answering
 
         model = Answering(self.load(many_rows=True))
-        task = Task(self.frames, self.scene, self.things, self.kinds, self.every, self.seed, self.heldout)
-        print(evaluate_film(model, self.out, task, films=self.films, asked=self.asked))
+        print(evaluate_film(model, self.out, self._task(), films=self.films, asked=self.asked))
         print(f"see {self.out / 'film'}.json")
+
+    def _task(self) -> "Task":
+        from ringworld.evaluation.film import Minutes, Scenes
+
+        of_scenes = (self.scene, self.things, self.every)
+        if self.minutes is None:
+            scene, things, every = of_scenes
+            return Scenes(self.frames, scene, things, self.kinds, every, self.seed, self.heldout)
+        if of_scenes != (Film.scene, Film.things, Film.every):
+            raise UserError(
+                "films of --minutes have one thing and one time a minute, and no scenes: leave --scene, --things and "
+                "--every out"
+            )
+        return Minutes(self.minutes, self.frames, self.kinds, self.seed, self.heldout)
 
 
 @dataclass(frozen=True, kw_only=True)

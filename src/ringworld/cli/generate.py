@@ -106,7 +106,7 @@ class Chat(OfModel):
         seed: of the draws.
         resume: go on with a conversation that /save wrote.
         drawings: the folder for what the model draws.
-        every: the time stands before every so many seconds of a film that is shown; 0: nowhere.
+        every: the time stands behind every so many seconds of a film that is shown; 0: nowhere.
     """
 
     system: Annotated[MaybeText, default("what the model's own template says")] = None

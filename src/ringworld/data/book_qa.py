@@ -76,7 +76,7 @@ class Questions:
         self._added = self.length(self.reading.document([opening])) - len(opening.ids)
 
     def opening(self, asked: QuestionAnswer, shown: Sequence[Shown] = (_NOTHING,)) -> Exchange:
-        return self.reading.opening(shown, asked.question, asked.answer)
+        return self.reading.opening([*shown, f"\n{asked.question}"], asked.answer)
 
     def _following(self, asked: QuestionAnswer) -> Exchange:
         return self.reading.following(asked.question, asked.answer)

@@ -77,22 +77,18 @@ class LongReading:
     def __init__(self, template: ChatTemplate, vocabulary: Vocabulary) -> None:
         """Raises UserError as `conversation`."""
         self._template, self._vocabulary = template, vocabulary
-        self._before: list[Message] = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "?"}]
+        self._before = _turns("?", "?")
         self._before_ids, _ = _encoded(self._before, template)
 
-    def opening(self, shown: Sequence[Part], question: str, answer: str) -> Exchange:
-        """What is shown, and the first question about it. Raises UserError as `conversation`."""
-        turns: list[Message] = [
-            {"role": "user", "content": [*shown, f"\n{question}"]},
-            {"role": "assistant", "content": answer},
-        ]
-        ids, ((start, _),) = _encoded(turns, self._template)
+    def opening(self, asked: str | list[Part], answer: str | list[Part]) -> Exchange:
+        """What is shown and the first question about it, and the answer. Raises UserError as `conversation`."""
+        ids, ((start, _),) = _encoded(_turns(asked, answer), self._template)
         return Exchange(np.array(ids, np.int32), start)
 
-    def following(self, question: str, answer: str) -> Exchange:
+    def following(self, asked: str | list[Part], answer: str | list[Part]) -> Exchange:
         """Another question. Raises UserError as `conversation`."""
-        turns: list[Message] = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        ids, ((start, _),) = _encoded([*self._before, *turns], self._template, self._before_ids, len(self._before))
+        turns = [*self._before, *_turns(asked, answer)]
+        ids, ((start, _),) = _encoded(turns, self._template, self._before_ids, len(self._before))
         known = len(self._before_ids)
         return Exchange(np.array(ids[known:], np.int32), start - known)
 
@@ -104,6 +100,10 @@ class LongReading:
             (end - len(exchange.ids) + exchange.answer, end) for exchange, end in zip(exchanges, ends, strict=True)
         ]
         return _spans(np.concatenate([exchange.ids for exchange in exchanges]), answers, self._vocabulary)
+
+
+def _turns(asked: str | list[Part], answer: str | list[Part]) -> list[Message]:
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
 
 
 def _encoded(

@@ -30,7 +30,7 @@ class FilmQuestionsConfig:
     """Films of as many scenes as a document has room for, and a question about each of which one can be asked.
 
     Attributes:
-        told: in "words", what happens in the scenes and when; in "frames", one a second, with the time before each
+        told: in "words", what happens in the scenes and when; in "frames", one a second, with the time behind each
             scene.
         scene: seconds of a scene.
         things: in a scene, from so many to so many.
@@ -168,11 +168,11 @@ class FilmDocuments:
         vocabulary = self._tokenizer.vocabulary
         around = len(vocabulary.vision_start) + len(vocabulary.vision_end)
         frames = self._config.scene * (vocabulary.codes_per_frame + 1)
-        clocks = self._tokenizer.encode_batch([time for time, _ in self._parts(film)])
+        clocks = self._tokenizer.encode_batch([time for _, time in self._parts(film)])
         return [len(time) + around + frames for time in clocks]
 
-    def _parts(self, film: Film) -> Iterator[tuple[str, slice]]:
-        """The time before each scene, and its frames."""
+    def _parts(self, film: Film) -> Iterator[tuple[slice, str]]:
+        """The frames of each scene, and the time behind them."""
         return timed(round(film.seconds * FPS), FPS, self._config.scene)
 
     def _asked(self, film: Film, number: int) -> list[QuestionAnswer]:
@@ -204,4 +204,4 @@ class FilmDocuments:
             together = iter(lambda: [*islice(frames, TOGETHER)], [])
             self._codes[index] = np.concatenate([self._frames.encode(np.stack(some)) for some in together])
         vocabulary, codes = self._tokenizer.vocabulary, self._codes[index]
-        return [part for time, some in self._parts(film) for part in (time, vision_ids(codes[some], vocabulary))]
+        return [part for some, time in self._parts(film) for part in (vision_ids(codes[some], vocabulary), time)]

@@ -92,7 +92,7 @@ class ShardDocuments:
             and nothing else is answered, comes as its vision alone. bos `<vision>` is what a picture is drawn from
             without a prompt.
         every: seconds. A film comes in parts of so many, each a vision of its own that ends with eov, with the time
-            before it as text (see `tokens.vision.timed`), which weighs what its film weighs.
+            behind it as text (see `tokens.vision.timed`), which weighs what its film weighs.
         frames: the model's tokenizer of frames. None: nobody knows whether it made the shards.
 
     Raises:
@@ -208,9 +208,9 @@ def _parts(
         return
     if span.fps is None:
         raise Unfit(f"has a film of {frames} frames that does not say its fps, so no clock: tokenise it with an fps")
-    for time, part in timed(frames, span.fps, every):
-        yield time
+    for part, time in timed(frames, span.fps, every):
         yield span.codes[part]
+        yield time
 
 
 class Unfit(Exception):

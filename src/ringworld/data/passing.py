@@ -4,7 +4,9 @@ What a film shows is asked about more easily once what it tells has been: to fin
 same as to find its frames, and can be learned in a fraction of the tokens.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,12 +17,14 @@ from ringworld.errors import UserError
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 from ringworld.worlds.film import HeldOut, World
-from ringworld.worlds.passing import KINDS_OF_PASSING, MINUTES, Kind, Minute, ask, passing_film
+from ringworld.worlds.passing import KINDS_OF_PASSING, MINUTES, Kind, Minute, ask_each, passing_film
+
+Footage = TypeVar("Footage")
 
 
 @dataclass(frozen=True)
 class PassingConfig:
-    """Questions about such films. Before each minute stands its time, such as " 23:00 ".
+    """Questions about such films. Behind each minute stands its time, such as " 23:00".
 
     Attributes:
         minutes: of a film, from so many to so many, 1 to 60.
@@ -83,25 +87,31 @@ class PassingDocuments(SeenDocuments):
         config, random = self._config, np.random.default_rng((self._seed, index, 3))
         minutes = int(random.integers(config.minutes[0], config.minutes[1] + 1))
         film = passing_film(self._world, index, minutes, scattered=config.scattered)
-        before: list[str | Frames] = [part for minute in film for part in self._shown(minute, random)]
-        asked: dict[str, str] = {}
-        for _ in range(_TRIES * config.asked):
-            if len(asked) < config.asked:
-                question, answer = ask(film, config.kinds[int(random.integers(len(config.kinds)))], random)
-                asked.setdefault(question, answer)
+        before = before_questions(film, lambda minute: self._shown(minute, random))
+        kinds = [config.kinds[kind] for kind in random.integers(len(config.kinds), size=config.asked)]
         turns: list[Turn] = []
-        for question, answer in asked.items():
-            opening = [] if turns else [*before, " "]
+        for _, question, answer in ask_each(film, kinds, random):
+            opening = [] if turns else before
             turns += [("user", [*opening, question]), ("assistant", [answer])]
         return turns
 
-    def _shown(self, minute: Minute, random: np.random.Generator) -> list[str | Frames]:
-        """A minute's time, and what happens then."""
+    def _shown(self, minute: Minute, random: np.random.Generator) -> str | Frames:
+        """A minute in words or in frames."""
         if random.random() < self._config.told:
-            return [f" {minute.time} {minute.told()}."]
+            return f"{minute.told()}."
         size = self._frames.config.frame_size
-        frames = [minute.scene.frame(seconds, size) for seconds in minute.moments(self._config.frames)]
-        return [f" {minute.time} ", np.stack(frames)]
+        return np.stack([minute.scene.frame(seconds, size) for seconds in minute.moments(self._config.frames)])
 
 
-_TRIES = 4  # for each question, since a film may not have so many
+def before_questions(film: Iterable[Minute], shown: Callable[[Minute], str | Footage]) -> list[str | Footage]:
+    """A film as it stands in a conversation before the first question about it: of each minute the frames with the time
+    behind them, as in all films (see `tokens.vision.timed`), or the time and what happens then in words.
+
+    Args:
+        shown: gives a minute in words, or whatever frames are to the caller.
+    """
+    parts: list[str | Footage] = []
+    for minute in film:
+        what = shown(minute)
+        parts += [f" {minute.time} {what}"] if isinstance(what, str) else [what, f" {minute.time}"]
+    return [*parts, " "]

@@ -4,19 +4,21 @@ Document i depends on (seed, part, i) alone. Frames are made and encoded some do
 kept: another pass over a source costs nothing.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 
-from ringworld.data.conversations import conversation, vision_alone
+from ringworld.data.conversations import LongReading, vision_alone
 from ringworld.data.corpora import Part
 from ringworld.data.documents import Document, Source
 from ringworld.errors import UserError
-from ringworld.tokens.chat import IMAGE_OF, VIDEO_OF, ChatTemplate, Message, Role
+from ringworld.tokens.chat import IMAGE_OF, VIDEO_OF, ChatTemplate, Role
 from ringworld.tokens.chat import Part as Said
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
@@ -27,12 +29,14 @@ from ringworld.worlds.passing import KINDS_OF_PASSING, ask, passing_film
 
 Task = Literal["describe", "draw", "ask"]
 Frames = UInt8[np.ndarray, "_ H W 3"]
+Codes = Int32[np.ndarray, "_ h w"]
 Turn = tuple[Role, Sequence[str | Frames]]
 
 WHAT_IS_SEEN = "What is in the picture?"
 WHAT_HAPPENS = "What happens in the video?"
 FPS = 1.0  # of the films, so that the seconds of a clock are frames
 TOGETHER = 64  # frames that are encoded at once
+_KEPT_FRAMES = 200_000  # whose codes are kept
 FILMS = 100  # that are looked at for one of which something can be asked
 
 
@@ -45,7 +49,7 @@ class WorldSourceConfig:
         frames: of each, from so many to so many; 1 is a picture, more a film at one frame a second.
         things: in a picture or a scene, from so many to so many.
         scene: seconds of a film's scenes. None: a film is one scene.
-        every: the clock's time stands between the frames of a film after so many; 0: never.
+        every: the time stands behind every so many frames of a film; 0: nowhere.
         asked: questions about a film,
         kinds: of these kinds, in equal shares: see `worlds.language.FilmQuestions`; none: all.
         without_words: the share of what is drawn that is not asked for in words: what guidance draws away from.
@@ -89,9 +93,10 @@ class SeenDocuments(ABC):
             longest: with at most so many frames each.
         """
         self._documents, self._together = documents, max(1, TOGETHER // longest)
-        self._template, self._vocabulary = ChatTemplate(tokenizer), tokenizer.vocabulary
-        self._frames = frames
+        self._vocabulary, self._frames = tokenizer.vocabulary, frames
+        self._reading = LongReading(ChatTemplate(tokenizer), tokenizer.vocabulary)
         self._made: dict[int, Document] = {}
+        self._codes: dict[bytes, Codes] = {}  # of frames, by their digests: in a simple world most come again
 
     @abstractmethod
     def turns(self, index: int) -> list[Turn]:
@@ -110,22 +115,34 @@ class SeenDocuments(ABC):
 
     def _encoded(self, conversations: Sequence[Sequence[Turn]]) -> list[Document]:
         shown = [part for turns in conversations for _, said in turns for part in said if not isinstance(part, str)]
-        ends = np.cumsum([len(part) for part in shown])
-        codes = iter(np.split(self._frames.encode(np.concatenate(shown)), ends[:-1]) if shown else ())
+        codes = iter(self._codes_of(shown))
 
         def encoded(part: str | Frames) -> Said:
             return part if isinstance(part, str) else vision_ids(next(codes), self._vocabulary)
 
         return [
-            self._document([Message(role=role, content=[encoded(part) for part in said]) for role, said in turns])
+            self._document([(role, [encoded(part) for part in said]) for role, said in turns])
             for turns in conversations
         ]
 
-    def _document(self, messages: list[Message]) -> Document:
-        drawn = messages[0]["content"][0]
-        if messages[0]["role"] == "assistant" and not isinstance(drawn, str):
-            return vision_alone(drawn, self._vocabulary)
-        return conversation(messages, self._template, self._vocabulary)
+    def _codes_of(self, shown: Sequence[Frames]) -> list[Codes]:
+        """Encodes all of it together, but for what was seen before."""
+        if len(self._codes) > _KEPT_FRAMES:
+            self._codes.clear()
+        keys = [[hashlib.blake2b(frame, digest_size=16).digest() for frame in frames] for frames in shown]
+        seen = dict(zip(chain(*keys), chain(*shown), strict=True))
+        if new := [key for key in seen if key not in self._codes]:
+            self._codes.update(zip(new, self._frames.encode(np.stack([seen[key] for key in new])), strict=True))
+        return [np.stack([self._codes[key] for key in some]) for some in keys]
+
+    def _document(self, turns: Sequence[tuple[Role, list[Said]]]) -> Document:
+        (role, (first, *_)), *_ = turns
+        if role == "assistant" and not isinstance(first, str):
+            return vision_alone(first, self._vocabulary)
+        said = [parts for _, parts in turns]
+        (asked, answer), *others = zip(said[::2], said[1::2], strict=True)
+        opening = self._reading.opening(asked, answer)
+        return self._reading.document([opening, *(self._reading.following(*pair) for pair in others)])
 
 
 class WorldDocuments(SeenDocuments):
@@ -180,10 +197,10 @@ class WorldDocuments(SeenDocuments):
 
 
 def with_times(frames: Frames, every: int) -> list[str | Frames]:
-    """A film of one frame a second, with the time before each `every` of them; 0: without."""
+    """A film of one frame a second, with the time behind each `every` of them; 0: without."""
     if not every:
         return [frames]
-    return [part for time, some in timed(len(frames), FPS, every) for part in (time, frames[some])]
+    return [part for some, time in timed(len(frames), FPS, every) for part in (frames[some], time)]
 
 
 def world_sentences(count: int) -> Iterator[str]:

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from ringworld.data.worlds import FPS
 from ringworld.tokens.chat import Role
 from ringworld.tokens.vision import timed
+from ringworld.worlds.passing import Minute
 
 Item = TypeVar("Item")
 # A picture (one frame) or a film. It can be gone through as often as one likes, is hashable, and is equal to another
@@ -57,6 +58,15 @@ class Answers(Protocol):
 
 
 @runtime_checkable
+class ReadsAhead(Answers, Protocol):
+    """Who can also read something long before the first question about it."""
+
+    def read(self, turns: Sequence[Turn]) -> int:
+        """Reads a conversation that ends with what is shown; how many tokens it comes to."""
+        ...
+
+
+@runtime_checkable
 class Filmed(Protocol):
     """What can be looked at at any time, in seconds: a film of the shapes world."""
 
@@ -77,16 +87,28 @@ class Piece:
         return (self.film.frame(number / FPS, self.size) for number in self.numbers)
 
 
+@dataclass(frozen=True, eq=False)
+class MinuteFrames:
+    """So many frames of a minute, each drawn when it is asked for. Equal to itself alone, as a `Piece` is."""
+
+    minute: Minute
+    frames: int
+    size: int
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "size size 3"]]:
+        return (self.minute.scene.frame(seconds, self.size) for seconds in self.minute.moments(self.frames))
+
+
 def shown(film: Filmed, frames: int, size: int, every: int = 0) -> list[str | Footage]:
     """So many frames of a film, `size` pixels a side, for a turn of a conversation.
 
-    With `every`, the film is in pieces of so many frames, and before each stands its time (see `tokens.vision.timed`).
+    With `every`, the film is in pieces of so many frames, and behind each stands its time (see `tokens.vision.timed`).
     """
     numbers = range(frames)
     if not every:
         return [Piece(film, numbers, size)]
     parts = timed(frames, FPS, every)
-    return [part for time, some in parts for part in (time, Piece(film, numbers[some], size))]
+    return [part for some, time in parts for part in (Piece(film, numbers[some], size), time)]
 
 
 def together(groups: Iterable[tuple[list[Item], int]], room: int) -> Iterator[list[Item]]:

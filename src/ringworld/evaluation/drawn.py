@@ -119,6 +119,22 @@ def score_film(frames: UInt8[np.ndarray, "F size size 3"], scene: Scene) -> Scor
     return score
 
 
+def score(film: UInt8[np.ndarray, "F size size 3"], scene: Scene) -> Score:
+    """`score_picture` or `score_film`, whichever the scene is."""
+    return score_picture(film[0], scene) if scene.seconds == 0 else score_film(film, scene)
+
+
+def readable_scenes(world: World, frames: int) -> Iterator[tuple[int, Scene]]:
+    """The pictures or scenes of a world by number, without those few whose own frames are not all read rightly, as
+    things hide each other: whoever draws as asked is right in everything.
+    """
+    for index in count_from(0):
+        scene = world.picture(index) if frames == 1 else world.scene(index, frames / FPS)
+        film = np.stack([scene.frame(number / FPS, _READ_SIZE) for number in range(frames)])
+        if all(score(film, scene).values()):
+            yield index, scene
+
+
 def _paired(acts: Sequence[Act], things: Sequence[Placed]) -> list[tuple[Act, Placed | None]]:
     """Each act with the thing that is likest to it, so that all together are most like; None where there is none."""
 
@@ -316,7 +332,9 @@ def evaluate_drawn(
     path = out / f"{name}.json"
     drawings = [*earlier_cases(path, settings, Drawing.from_dict, "drawings")]
     done = {(drawing.guidance, drawing.part, drawing.index) for drawing in drawings}
-    wanted = {part: [*islice(_scenes(World(seed, part, *things, heldout=heldout), frames), count)] for part in NAMES}
+    wanted = {
+        part: [*islice(readable_scenes(World(seed, part, *things, heldout=heldout), frames), count)] for part in NAMES
+    }
     scales = sorted(set(map(float, guidance)))
     with progress_bar(console) as progress:
         bar = progress.add_task(name, total=2 * count * len(scales), note="")
@@ -328,7 +346,7 @@ def evaluate_drawn(
                 brush = Brush(temperature=temperature, guidance=scale, seed=seed + some[0][0])
                 films = model.draw(captions, frames, brush)
                 for (index, scene), words, film in zip(some, captions, films, strict=True):
-                    drawings.append(drawing := Drawing(scale, part, index, words, _score(film, scene)))
+                    drawings.append(drawing := Drawing(scale, part, index, words, score(film, scene)))
                     write_result(out / name / drawing.file, to_png(np.concatenate([*film], axis=1)))
                 drawings.sort(key=lambda d: (d.guidance, [*NAMES].index(d.part), d.index))
                 result = DrawnResult(settings, tuple(drawings))
@@ -345,21 +363,6 @@ def evaluate_drawn(
 def _short(guidance: float) -> str:
     """2.0 -> "2"."""
     return str(guidance).removesuffix(".0")
-
-
-def _score(film: UInt8[np.ndarray, "F size size 3"], scene: Scene) -> Score:
-    return score_picture(film[0], scene) if scene.seconds == 0 else score_film(film, scene)
-
-
-def _scenes(world: World, frames: int) -> Iterator[tuple[int, Scene]]:
-    """The pictures or scenes of a world by number, without those few whose own frames are not all read rightly, as
-    things hide each other: whoever draws as asked is right in everything.
-    """
-    for index in count_from(0):
-        scene = world.picture(index) if frames == 1 else world.scene(index, frames / FPS)
-        film = np.stack([scene.frame(number / FPS, _READ_SIZE) for number in range(frames)])
-        if all(_score(film, scene).values()):
-            yield index, scene
 
 
 def _sections(result: DrawnResult, guidance: float, folder: Path) -> Iterator[tuple[str, list[Tile]]]:

@@ -74,10 +74,15 @@ def earlier_cases(
     if not path.exists():
         return ()
     earlier, cases = read_cases(path, parse, what)
+    require_same_settings(path, earlier, settings)
+    return cases
+
+
+def require_same_settings(path: Path, earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises UserError when a result of an earlier run was made under other settings than these (plain JSON values)."""
     differing = [f"{key} {earlier.get(key)} there, {value} now" for key, value in settings.items()
                  if earlier.get(key) != value]  # fmt: skip
     if differing:
         raise UserError(
             f"{path} holds another evaluation ({'; '.join(differing)}): give another --out, or remove the file"
         )
-    return cases

@@ -1,22 +1,26 @@
-"""Questions about films of the shapes world as they are: what passed, when did it, which came first, and all else that
-`worlds.language.questions` asks; of films like those trained on, and of films with what training never shows.
+"""Questions about films of the shapes world as they are, of films like those trained on and of films with what training
+never shows: what passed, when did it, which came first, and all else that `worlds.language.questions` asks; or of films
+in which one thing passes each minute, what `worlds.passing.ask` asks.
 """
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from rich.console import Console
 
+from ringworld.data.passing import before_questions
 from ringworld.data.worlds import FPS
 from ringworld.errors import UserError
-from ringworld.evaluation.asking import QUESTION_TOKENS, Answers, Footage, Turn, shown, together
+from ringworld.evaluation.asking import QUESTION_TOKENS, Answers, Footage, MinuteFrames, Turn, shown, together
 from ringworld.evaluation.files import earlier_cases, write_cases
 from ringworld.evaluation.parts import NAMES, side_by_side
 from ringworld.evaluation.questions import accuracy_by_kind, normalise
 from ringworld.progress import progress_bar
 from ringworld.worlds.film import HeldOut, Part, World
 from ringworld.worlds.language import KINDS_OF_QUESTIONS, questions
+from ringworld.worlds.passing import KINDS_OF_PASSING, MINUTES, Kind, ask_each, passing_film
 
 _MAX_TOKENS = 24  # of an answer: a short sentence
 
@@ -92,16 +96,44 @@ class Asked:
         return Answered(self.part, self.film, self.number, self.kind, self.text, self.expected, text.strip(), right)
 
 
+@runtime_checkable
+class Task(Protocol):
+    """What films there are, and what is asked about them."""
+
+    @property
+    def frames(self) -> int:
+        """Of a film."""
+        ...
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """The kinds of questions."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        ...
+
+    def about(self, part: Part, index: int, count: int, size: int) -> list[Asked]:
+        """So many questions about film `index` of a part, or as many as it has answers to. They depend on the task and
+        the film alone.
+
+        Args:
+            size: the side of the frames that are shown, in pixels.
+        """
+        ...
+
+
 @dataclass(frozen=True)
-class Task:
-    """What films there are, and what is asked about them.
+class Scenes:
+    """Films of scenes: a `Task`.
 
     Attributes:
         frames: of a film, one a second.
         scene: seconds of its scenes, from so many to so many.
         things: in a scene, from so many to so many, 1 to 4.
         kinds: of `KINDS_OF_QUESTIONS`; none: all of them.
-        every: the time stands before every so many frames, and moments that are asked about are such times; 0: no time
+        every: the time stands behind every so many frames, and moments that are asked about are such times; 0: no time
             stands anywhere.
         seed: of the world.
         heldout: what the world holds out, things on grounds or at places.
@@ -118,7 +150,7 @@ class Task:
     def __post_init__(self) -> None:
         if self.frames < 1 or self.every < 0:
             raise UserError(
-                "a film has 1 frame or more, and the time stands before every so many of them or, with 0, nowhere; got "
+                "a film has 1 frame or more, and the time stands behind every so many of them or, with 0, nowhere; got "
                 f"{self.frames} frames and the time every {self.every}"
             )
         if not 1 <= self.scene[0] <= self.scene[1] or not 1 <= self.things[0] <= self.things[1] <= 4:
@@ -129,27 +161,78 @@ class Task:
         if unknown := [kind for kind in self.kinds if kind not in KINDS_OF_QUESTIONS]:
             raise UserError(f"there are no questions of the kind {unknown[0]!r}: take {', '.join(KINDS_OF_QUESTIONS)}")
 
+    @property
+    def asks(self) -> tuple[str, ...]:
+        return self.kinds or KINDS_OF_QUESTIONS
+
     def settings(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return _settings(self)
 
     def about(self, part: Part, index: int, count: int, size: int) -> list[Asked]:
-        """So many questions about film `index` of a part, of the kinds in turn, or as many as it has answers to. They
-        depend on the task and the film alone.
-
-        Args:
-            size: the side of the frames that are shown, in pixels.
-        """
         film = World(self.seed, part, *self.things, heldout=self.heldout).film(index, self.frames / FPS, self.scene)
         found = questions(film, index, count, self.kinds, self.every or 1)
         footage = tuple(shown(film, self.frames, size, self.every))
         return [Asked(part, index, number, q.kind, q.text, q.answer, footage) for number, q in enumerate(found)]
 
 
+@dataclass(frozen=True)
+class Minutes:
+    """Films in which one thing passes each minute: a `Task`.
+
+    Attributes:
+        minutes: of a film, 1 to 60.
+        frames: of a film, as many in each minute.
+        kinds: of `KINDS_OF_PASSING`; none: all of them.
+        seed: of the world.
+        heldout: what the world holds out, things on grounds or at places.
+    """
+
+    minutes: int = MINUTES
+    frames: int = 60 * MINUTES
+    kinds: tuple[str, ...] = ()
+    seed: int = 0
+    heldout: HeldOut = "ground"
+
+    def __post_init__(self) -> None:
+        if unknown := [kind for kind in self.kinds if kind not in KINDS_OF_PASSING]:
+            raise UserError(f"there are no questions of the kind {unknown[0]!r}: take {', '.join(KINDS_OF_PASSING)}")
+        if not (2 if "first" in self.asks else 1) <= self.minutes <= MINUTES:
+            raise UserError(
+                f"a film has 1 to {MINUTES} minutes, 2 or more where it is asked what came first; got {self.minutes}"
+            )
+        if self.frames < 1 or self.frames % self.minutes:
+            raise UserError(
+                f"each of {self.minutes} minutes has as many frames, 1 or more, so the film a multiple of "
+                f"{self.minutes} of them; got {self.frames}"
+            )
+
+    @property
+    def asks(self) -> tuple[Kind, ...]:
+        return tuple(kind for kind in KINDS_OF_PASSING if kind in self.kinds) or KINDS_OF_PASSING
+
+    def settings(self) -> dict[str, Any]:
+        return _settings(self)
+
+    def about(self, part: Part, index: int, count: int, size: int) -> list[Asked]:
+        film = passing_film(World(self.seed, part, heldout=self.heldout), index, self.minutes)
+        *footage, _ = before_questions(film, lambda minute: MinuteFrames(minute, self.frames // self.minutes, size))
+        kinds = [self.asks[number % len(self.asks)] for number in range(count)]
+        found = ask_each(film, kinds, np.random.default_rng((self.seed, index, *b"asked")))
+        return [
+            Asked(part, index, number, kind, question, answer, tuple(footage))
+            for number, (kind, question, answer) in enumerate(found)
+        ]
+
+
+def _settings(task: "Scenes | Minutes") -> dict[str, Any]:
+    """As plain JSON values."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(task).items()}
+
+
 def evaluate_film(
     model: Answers,
     out: Path,
-    task: Task = Task(),
+    task: Task = Scenes(),
     *,
     films: int = 16,
     asked: int | None = None,
@@ -174,7 +257,7 @@ def evaluate_film(
     Raises:
         UserError: no films or questions, or results of another model or task in `out`.
     """
-    count = len(task.kinds or KINDS_OF_QUESTIONS) if asked is None else asked
+    count = len(task.asks) if asked is None else asked
     if min(films, count) < 1:
         raise UserError(f"films and asked must be 1 or more, got {films} and {count}")
     settings = task.settings() | {"model": model.fingerprint}
@@ -186,7 +269,7 @@ def evaluate_film(
     if not total:
         raise UserError(
             f"these {films} films of {task.frames} frames have no answer to questions of the kinds "
-            f"{', '.join(task.kinds)}: take longer or more films, or other kinds"
+            f"{', '.join(task.asks)}: take longer or more films, or other kinds"
         )
     waiting = [[one for one in group if (one.part, one.film, one.number) not in done] for group in groups]
     each = task.frames * model.tokens_per_frame + QUESTION_TOKENS

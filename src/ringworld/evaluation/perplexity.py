@@ -195,7 +195,7 @@ def evaluate_perplexity(
         data: a corpus (its held-out part), a text file, or a folder of shards: of these, those documents that training
             holds out.
         rows: at most; windows are spread evenly over the text.
-        every: seconds. In shards, the time stands in a film before every so many; 0: nowhere.
+        every: seconds. In shards, the time stands in a film behind every so many; 0: nowhere.
         batch_tokens: tokens that go through the model at once, which bounds the memory.
 
     Raises:

@@ -1,9 +1,9 @@
-"""`report.html`: what a run was, how it learned, and what it can do. One file, no scripts, pictures inside."""
+"""`report.html`: what a run was, how it learned, and what it can do; or of a model that came without its run, the
+latter alone.
+"""
 
-import base64
-import html
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,39 +12,13 @@ import numpy as np
 
 from ringworld.data.needles import NEEDLE, QUESTION
 from ringworld.errors import UserError
-from ringworld.evaluation import plots
+from ringworld.evaluation import plots, report_shown
 from ringworld.evaluation.files import read_json, write_result
 from ringworld.evaluation.needle import NEEDLE_METRIC, Answer, NeedleResult
+from ringworld.evaluation.page import duration, figures, image, page, table, text
 from ringworld.evaluation.perplexity import PerplexityResult
+from ringworld.evaluation.shown import SHOWN, Shown
 from ringworld.model.config import ModelConfig
-
-_STYLE = """
-:root { color-scheme: light; --ink: #22303c; --faint: #6b7883; --line: #e3e8ec; --accent: #1f6f78; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink);
-       font: 17px/1.6 "Iowan Old Style", "Palatino Linotype", Palatino, "Book Antiqua", Georgia, serif; }
-main { max-width: 54rem; margin: 0 auto; padding: 3.5rem 1.5rem 5rem; }
-h1 { font-size: 2.1rem; line-height: 1.2; margin: 0 0 .4rem; font-weight: 600; }
-h2 { font-size: 1.3rem; margin: 3.2rem 0 .3rem; font-weight: 600; }
-p { margin: .3rem 0 1rem; max-width: 42rem; }
-.lead { font-size: 1.12rem; color: var(--faint); }
-img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem 2.6rem; margin: 2rem 0 0; padding: 1.2rem 0;
-           border-top: 1px solid var(--line); border-bottom: 1px solid var(--line); }
-.figures div { font: .82rem/1.35 system-ui, sans-serif; color: var(--faint); }
-.figures b { display: block; font: 600 1.55rem/1.25 "Iowan Old Style", Palatino, Georgia, serif; color: var(--accent); }
-table { border-collapse: collapse; font: .86rem/1.45 system-ui, sans-serif; margin: 1rem 0; }
-.wide { overflow-x: auto; }
-th { text-align: left; font-weight: 600; color: var(--faint); }
-th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-blockquote { margin: 1rem 0; max-width: 42rem; padding: .7rem 1.2rem;
-             border-left: 3px solid var(--accent); background: #f6f8f9; }
-blockquote p { margin: .2rem 0; }
-details { margin-top: 1rem; } summary { cursor: pointer; color: var(--faint); }
-pre { font: .78rem/1.5 ui-monospace, Menlo, Consolas, monospace; background: #f6f8f9; padding: 1rem; overflow-x: auto; }
-footer { margin-top: 4rem; font: .82rem/1.5 system-ui, sans-serif; color: var(--faint); }
-""".strip()
 
 
 @dataclass(frozen=True)
@@ -60,51 +34,69 @@ class _Stage:
     reached: bool | None  # whether its criterion was; None where it has none
 
 
-def write_report(run: Path, *, results: Path | None = None, path: Path | None = None) -> Path:
-    """Writes the report of a run: loss over the stages, what each stage bought, and the evaluations that there are.
+@dataclass(frozen=True)
+class _Run:
+    """A run folder: its recipe, and the stages that it has come to."""
+
+    recipe: dict[str, Any]
+    stages: list[_Stage]
+
+    @classmethod
+    def read(cls, folder: Path) -> "_Run":
+        recipe = read_json(folder / "recipe.json")
+        return cls(recipe, [*_stages(folder / "metrics.jsonl", [stage["name"] for stage in recipe["stages"]])])
+
+
+def write_report(
+    run: Path, *, results: Path | None = None, path: Path | None = None, lesson: Path | None = None
+) -> Path:
+    """Writes the report of a run: loss over the stages, what each stage bought, what the model showed, and the
+    evaluations that there are. Of what is not there it says nothing.
 
     Args:
-        run: the run folder that training wrote.
-        results: where `needle.json`, `multi-needle.json` and `perplexity.json` lie, if any do; by default `run`.
+        run: the run folder that training wrote; or of a model that was not trained here, a folder with the
+            `shown.json` of `showing.show`.
+        results: where that, `needle.json`, `multi-needle.json` and `perplexity.json` lie, if any do; by default `run`.
         path: of the report; by default `report.html` in the run folder.
+        lesson: the folder of another run, a short one: how it began to learn is shown, too.
 
     Returns:
         `path`.
 
     Raises:
-        UserError: no such run, or a damaged file in it.
+        UserError: neither such a run nor such a model, or a damaged file.
     """
     results = results or run
     path = path or run / "report.html"
-    if not (run / "recipe.json").exists():
-        raise UserError(f"there is no run in {run} to report on: give the --out folder of a `ringworld train`")
-    recipe = read_json(run / "recipe.json")
-    stages = list(_stages(run / "metrics.jsonl", [stage["name"] for stage in recipe["stages"]]))
+    trained = _Run.read(run) if (run / "recipe.json").exists() else None
+    shown = Shown.read(results) if (results / SHOWN).exists() else None
     needles = {
         kind: NeedleResult.read(file)
         for kind in ("needle", "multi-needle")
         if (file := results / f"{kind}.json").exists()
     }
     perplexity = PerplexityResult.read(file) if (file := results / "perplexity.json").exists() else None
+    if trained is not None:
+        name, summary = trained.recipe["name"], trained.recipe["summary"]
+    elif shown is not None:
+        name, summary = shown.about.name, "What this model draws, sees, remembers and reads."
+    else:
+        raise UserError(f"there is no run in {run} to report on: give the --out folder of a `ringworld train`")
+    begun = None if lesson is None else _Run.read(lesson)
     body = [
-        f"<h1>{_text(recipe['name'])}</h1>",
-        f'<p class="lead">{_text(recipe["summary"])}</p>',
-        _figures(recipe, stages, needles.get("needle")),
-        *_training(stages, recipe),
+        f"<h1>{text(name)}</h1>",
+        f'<p class="lead">{text(summary)}</p>',
+        figures(_numbers(trained, shown, needles.get("needle"))),
+        *(_training(trained.stages, trained.recipe) if trained else ()),
+        *(report_shown.sections(shown, results) if shown else ()),
         *(section for kind, result in needles.items() for section in _needles(kind, result)),
-        *_bought(stages),
+        *(_bought(trained.stages) if trained else ()),
         *(_perplexity(perplexity) if perplexity else ()),
-        *_settings(recipe, needles),
+        *(_lesson(begun) if begun else ()),
+        *_settings(trained, shown, needles, begun),
         "<footer>Written by ringworld. The file holds all that it shows: it loads nothing and runs no script.</footer>",
     ]
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(recipe['name'])} · ringworld</title>\n<style>\n{_STYLE}\n</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(body)
-        + "\n</main>\n</body>\n</html>\n"
-    )
-    write_result(path, page.encode())
+    write_result(path, page(f"{name} · ringworld", body).encode())
     return path
 
 
@@ -143,22 +135,26 @@ def _stages(metrics: Path, names: Sequence[str]) -> Iterator[_Stage]:
         seconds_before = steps[-1]["seconds"]
 
 
-def _figures(recipe: dict[str, Any], stages: Sequence[_Stage], needle: NeedleResult | None) -> str:
-    """The row of large numbers at the top."""
-    config = ModelConfig.from_dict({key: value for key, value in recipe["model"].items() if key != "type"})
-    figures = [(plots.short_decimal(config.parameters), "parameters")]
-    if stages:
-        context = max(planned["sequence_length"] for planned in recipe["stages"][: len(stages)])
-        figures.append((plots.short_count(context), "tokens of context trained on"))
-        figures.append((plots.short_decimal(float(stages[-1].curve.tokens[-1])), "tokens of training"))
-        figures.append((_duration(sum(stage.seconds for stage in stages)), "of training steps"))
+def _numbers(trained: _Run | None, shown: Shown | None, needle: NeedleResult | None) -> Iterator[tuple[str, str]]:
+    """The large numbers at the top, each with what it is of."""
+    context = "tokens of context trained on"
+    if trained is not None:
+        recipe, stages = trained.recipe, trained.stages
+        config = ModelConfig.from_dict({key: value for key, value in recipe["model"].items() if key != "type"})
+        yield plots.short_decimal(config.parameters), "parameters"
+        if stages:
+            longest = max(planned["sequence_length"] for planned in recipe["stages"][: len(stages)])
+            yield plots.short_count(longest), context
+            yield plots.short_decimal(float(stages[-1].curve.tokens[-1])), "tokens of training"
+            yield duration(sum(stage.seconds for stage in stages)), "of training steps"
+    elif shown is not None:
+        yield plots.short_decimal(shown.about.parameters), "parameters"
+        yield plots.short_count(shown.about.context_length), context
+    if shown is not None and (film := shown.long_film) is not None:
+        right = sum(one.right for one in film.asked)
+        yield f"{right} of {len(film.asked)}", f"questions answered about {len(film.times)} minutes of film"
     if needle:
-        figures.append((f"{needle.accuracy:.0%}", f"of {len(needle.answers)} needles found"))
-    return (
-        '<div class="figures">'
-        + "".join(f"<div><b>{_text(n)}</b>{_text(what)}</div>" for n, what in figures)
-        + "</div>"
-    )
+        yield f"{needle.accuracy:.0%}", f"of {len(needle.answers)} needles found"
 
 
 def _training(stages: Sequence[_Stage], recipe: dict[str, Any]) -> Iterator[str]:
@@ -169,7 +165,7 @@ def _training(stages: Sequence[_Stage], recipe: dict[str, Any]) -> Iterator[str]
         "<p>The loss on the training rows: each panel is a stage, which goes on from the weights of the one before, on "
         "longer rows, so that the loss jumps and falls again.</p>"
     )
-    yield _image(
+    yield image(
         plots.loss_curve([stage.curve for stage in stages], title="Training loss, stage by stage"), "loss curve"
     )
     by_name = {stage["name"]: stage for stage in recipe["stages"]}
@@ -184,7 +180,7 @@ def _training(stages: Sequence[_Stage], recipe: dict[str, Any]) -> Iterator[str]
             f"{planned['rope_theta']:,.0f}",
             f"{stage.steps:,} of {planned['steps']:,}",
             plots.short_decimal(tokens - before),
-            _duration(stage.seconds),
+            duration(stage.seconds),
             f"{_last(stage.curve.loss):.3f}",
             f"{stage.accuracy:.3f}",
             ended[stage.reached],
@@ -196,7 +192,7 @@ def _training(stages: Sequence[_Stage], recipe: dict[str, Any]) -> Iterator[str]
         "before its steps ran out.</p>"
     )
     heads = ["stage", "row, tokens", "theta", "steps", "tokens", "time", "loss", "accuracy", "ended"]
-    yield _table(heads, rows, numbers=range(1, 8))
+    yield table(heads, rows, numbers=range(1, 8))
 
 
 def _needles(kind: str, result: NeedleResult) -> Iterator[str]:
@@ -213,17 +209,17 @@ def _needles(kind: str, result: NeedleResult) -> Iterator[str]:
             "number: a cell says how often the model, when asked, gave all seven digits back, by the length of the "
             "text (across) and by where in it the sentence stood (0% is the beginning).</p>"
         )
-    yield _image(result.heat_map(), "heat-map of numbers found by context length and depth")
+    yield image(result.heat_map(), "heat-map of numbers found by context length and depth")
     if several:
         return
     example = max(result.answers, key=lambda answer: (all(answer.correct), answer.case.length))
     city, number = example.cities[0], example.expected[0]
     yield (
-        f"<blockquote><p>… {_text(NEEDLE.format(city=city, number=number).strip())} …</p>"
-        f"<p>{_text(QUESTION.format(city=city))}</p><p><b>{_text(example.text)}</b></p></blockquote>"
+        f"<blockquote><p>… {text(NEEDLE.format(city=city, number=number).strip())} …</p>"
+        f"<p>{text(QUESTION.format(city=city))}</p><p><b>{text(example.text)}</b></p></blockquote>"
     )
     yield "<p>Some of its answers, one a length, a wrong one where there is one:</p>"
-    yield _table(
+    yield table(
         ["context", "depth", "city", "hidden number", "the model's answer", ""],
         [
             [
@@ -258,7 +254,7 @@ def _bought(stages: Sequence[_Stage]) -> Iterator[str]:
         "column a length of context, and lengths far beyond a stage's rows were not asked for (-).</p>"
     )
     title = "Needles found after each stage, %"
-    yield _image(plots.stage_matrix(values, [stage.name for stage in asked], lengths, title=title), "accuracy by stage")
+    yield image(plots.stage_matrix(values, [stage.name for stage in asked], lengths, title=title), "accuracy by stage")
 
 
 def _perplexity(result: PerplexityResult) -> Iterator[str]:
@@ -268,36 +264,46 @@ def _perplexity(result: PerplexityResult) -> Iterator[str]:
         f"<p>How surprised the model is by held-out text, by how much of it has gone before: {result.perplexity:.1f} "
         f"over all positions{seen}; the curve falls where the model makes use of what it has read.</p>"
     )
-    yield _image(result.picture(), "perplexity by position")
+    yield image(result.picture(), "perplexity by position")
 
 
-def _settings(recipe: dict[str, Any], needles: dict[str, NeedleResult]) -> Iterator[str]:
+def _lesson(begun: _Run) -> Iterator[str]:
+    if not begun.stages:
+        return
+    first, last = begun.stages[0].curve.loss, begun.stages[-1].curve.loss
+    known = first[np.isfinite(first)]
+    went = f": the loss on its training rows went from {known[0]:.2f} to {_last(last):.2f}" if len(known) else ""
+    yield "<h2>How a model begins to learn</h2>"
+    yield (
+        f"<p>Another model, of the recipe {text(begun.recipe['name'])} ({text(begun.recipe['summary'])}), was trained "
+        f"here for {duration(sum(stage.seconds for stage in begun.stages))} of steps{went}. Each panel is a stage, on "
+        "longer rows than the one before.</p>"
+    )
+    yield image(
+        plots.loss_curve([stage.curve for stage in begun.stages], title="Training loss of the beginning"),
+        "loss curve of the beginning",
+    )
+
+
+def _settings(
+    trained: _Run | None, shown: Shown | None, needles: Mapping[str, NeedleResult], begun: _Run | None
+) -> Iterator[str]:
+    contents: dict[str, Mapping[str, Any]] = {}
+    if trained is not None:
+        contents["recipe.json"] = trained.recipe
+    if shown is not None:
+        contents[SHOWN] = shown.settings
+    contents |= {f"{kind}.json": result.settings for kind, result in needles.items()}
+    if begun is not None:
+        contents[f"recipe.json of {begun.recipe['name']}"] = begun.recipe
     yield "<h2>Settings</h2>"
-    yield "<p>Everything that decided this run: the same recipe on the same mesh gives the same weights.</p>"
-    contents = {"recipe.json": recipe} | {f"{kind}.json": result.settings for kind, result in needles.items()}
+    if trained is None:
+        yield "<p>Under which settings all of this was made.</p>"
+    else:
+        yield "<p>Everything that decided this run: the same recipe on the same mesh gives the same weights.</p>"
     for name, content in contents.items():
-        code = _text(json.dumps(content, indent=1, ensure_ascii=False))
-        yield f"<details><summary>{name}</summary><pre>{code}</pre></details>"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: range) -> str:
-    """A table; the columns in `numbers` are aligned to the right."""
-
-    def cell(tag: str, column: int, content: str) -> str:
-        return f'<{tag} class="number">{content}</{tag}>' if column in numbers else f"<{tag}>{content}</{tag}>"
-
-    head = "".join(cell("th", column, _text(name)) for column, name in enumerate(heads))
-    lines = ["".join(cell("td", column, _text(content)) for column, content in enumerate(row)) for row in rows]
-    body = "".join(f"<tr>{line}</tr>\n" for line in lines)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
-
-
-def _image(png: bytes, description: str) -> str:
-    return f'<img alt="{_text(description)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-
-
-def _text(content: str) -> str:
-    return html.escape(content)
+        code = text(json.dumps(content, indent=1, ensure_ascii=False))
+        yield f"<details><summary>{text(name)}</summary><pre>{code}</pre></details>"
 
 
 def _shortened(answer: str) -> str:
@@ -315,12 +321,3 @@ def _last(values: np.ndarray) -> float:
     """The mean over the last tenth, of what is finite; NaN if nothing is."""
     last = values[-max(1, len(values) // 10) :]
     return float(last[np.isfinite(last)].mean()) if np.isfinite(last).any() else float("nan")
-
-
-def _duration(seconds: int | float) -> str:
-    """90 -> "1 min 30 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -54,7 +54,7 @@ class Task:
     Attributes:
         seed: decides films, what is hidden, and where else.
         part: of the shapes world: films and hidden things like those trained on, or with what training never shows.
-        every: the time stands before every so many frames (" 1:15 "); 0: never.
+        every: the time stands behind every so many frames (" 1:15"); 0: never.
         heldout: what the world holds out, things on grounds or at places.
     """
 

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from jaxtyping import Int32
 
@@ -65,6 +66,25 @@ class Answering:
         for number in sorted(set(range(len(prompts))) - set(short)):
             answers[number] = list(self._read_on(prompts[number], max_tokens))
         return [self._words(answers[number]) for number in range(len(prompts))]
+
+    def read(self, turns: Sequence[Mapping[str, Any]]) -> int:
+        """Reads what is shown ahead of the questions about it, so that the first need not wait for it longer than the
+        others; of what is so short that questions are answered side by side, only the frames are encoded.
+
+        Args:
+            turns: a conversation that ends with what is shown (see `answer`).
+
+        Returns:
+            how many tokens it comes to.
+
+        Raises:
+            UserError: as `answer`.
+        """
+        self._look([part for turn in turns for part in turn["content"]])
+        prompt = self._prompt(turns)
+        if len(prompt) > _SIDE_BY_SIDE:
+            jax.block_until_ready(self._memory.read(prompt))
+        return len(prompt)
 
     def _read_on(self, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
         sampler, stop = chat_sampler(self._model, self._template)

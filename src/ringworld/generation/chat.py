@@ -73,7 +73,7 @@ class Chat:
         Args:
             frames: one after the other; no more than some of them are held.
             fps: of a film. None: a picture, or a film without times.
-            every: the time stands before every so many seconds of a film; 0: nowhere.
+            every: the time stands behind every so many seconds of a film; 0: nowhere.
 
         Returns:
             how many frames there were.
@@ -92,8 +92,8 @@ class Chat:
         if not every or fps is None:
             self._shown.append(vision_ids(codes, vocabulary))
         else:
-            for time, part in timed(len(codes), fps, every):
-                self._shown += [time, vision_ids(codes[part], vocabulary)]
+            for part, time in timed(len(codes), fps, every):
+                self._shown += [vision_ids(codes[part], vocabulary), time]
         return len(codes)
 
     def say(

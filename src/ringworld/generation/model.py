@@ -139,7 +139,7 @@ class Model:
         Args:
             shown: a file, or frames of the model's size.
             fps: frames of a film a second.
-            every: the time stands before every so many seconds of a film; 0: nowhere.
+            every: the time stands behind every so many seconds of a film; 0: nowhere.
 
         Raises:
             UserError: the file cannot be read, or as `Chat.show` and `Chat.say`.

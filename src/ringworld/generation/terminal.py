@@ -67,7 +67,7 @@ def converse(
         read_line: the next line; raises EOFError when there is none.
         write: takes pieces of what is said.
         keep: takes what an answer has drawn, and gives what is said of it, such as the name of a file.
-        every: the time stands before every so many seconds of a film that is shown; 0: nowhere.
+        every: the time stands behind every so many seconds of a film that is shown; 0: nowhere.
         seed: of the first answer; each further one has the next number.
     """
     answers = 0

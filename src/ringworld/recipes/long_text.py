@@ -41,7 +41,7 @@ def _needles(length: int) -> int:
     return NANO_NEEDLES[min(length, max(NANO_NEEDLES))]
 
 
-def _hidden(
+def hidden(
     length: int, share: float, alone: float, corpora: tuple[str, ...]
 ) -> tuple[tuple[NeedleSourceConfig, float], ...]:
     """Documents of a length, `share` of them in all. So many (`alone`) hide one needle, as in the test; the others hide
@@ -80,8 +80,8 @@ def _nano_stage(
     """
     alone = 0.2 if length in NANO_VARIETY else 0.5
     shorter = [64 << i for i in range((length // 64).bit_length() - 1)]
-    longest = _hidden(length, 0.6 / length, alone, corpora)
-    others = [source for short in shorter for source in _hidden(short, 0.4 / sum(shorter), alone, corpora)]
+    longest = hidden(length, 0.6 / length, alone, corpora)
+    others = [source for short in shorter for source in hidden(short, 0.4 / sum(shorter), alone, corpora)]
     until = None
     if value is not None:
         several = tuple((source, share) for source, share in longest if source.needles == _needles(length))

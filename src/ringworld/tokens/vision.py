@@ -56,19 +56,20 @@ def clock(seconds: float | int) -> str:
 MINUTE_MARKS = tuple(f" {clock(60 * minute)}" for minute in range(60))
 
 
-def timed(count: int, fps: float | int, every: int) -> Iterator[tuple[str, slice]]:
-    """The parts of a film of `count` frames in which each `every` seconds begin with the time: the text before a part,
-    and its frames.
+def timed(count: int, fps: float | int, every: int) -> Iterator[tuple[slice, str]]:
+    """The parts of a film of `count` frames with the time in it: the frames of each `every` seconds, and the text
+    behind them, which says when they began.
 
-        " 0:00 " <vision> frames before 15 s </vision> " 0:15 " <vision> frames before 30 s </vision> ...
+        <vision> frames before 15 s </vision> " 0:00" <vision> frames before 30 s </vision> " 0:15" ...
 
-    There is no part without a frame.
+    The time stands under a part as a caption does under a picture: a model that reads from left to right has seen the
+    frames where it comes to the time, and can keep there what it saw. There is no part without a frame.
     """
     # A frame at the very end of a part belongs to the next one, also where its time is rounded down.
     part = np.floor(np.arange(count) / fps / every + 1e-9).astype(np.int64)
     edges = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), count]
     for start, stop in pairwise(edges):
-        yield f" {clock(int(part[start]) * every)} ", slice(start, stop)
+        yield slice(start, stop), f" {clock(int(part[start]) * every)}"
 
 
 @dataclass(frozen=True)

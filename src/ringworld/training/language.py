@@ -26,6 +26,7 @@ from ringworld.tokens.text import TextTokenizer
 from ringworld.tokens.vision import VISION_END, VISION_START
 from ringworld.tokens.vqgan import VqganConfig
 from ringworld.training.curriculum import Course, Metrics, Purpose, Recipe, Stage, at_least, choose, differences
+from ringworld.training.loop import train
 from ringworld.training.step import (
     Precision,
     TrainState,
@@ -35,12 +36,14 @@ from ringworld.training.step import (
     make_step,
     reset_optimizer,
 )
+from ringworld.training.vqgan import VqganRecipe
 from ringworld.weights.checkpoint import FRAMES, TOKENIZER, Description, complete_checkpoints
 from ringworld.weights.models import load, open_model
 from ringworld.weights.tokenizer import load_tokenizer, save_tokenizer
 
 Softmax = Literal["modality", "joint"]
 Mixing = Literal["documents", "rows"]
+FRAMES_RUN = "frames"  # the folder in a run where its tokenizer of frames is trained
 LAYOUT = "zigzag"  # even work on every device of a ring; the same as none where there is no ring
 
 
@@ -101,7 +104,8 @@ class LanguageRecipe(Recipe):
         rope_scaling: how RoPE's frequencies are stretched, in every stage, as the model to begin with has it.
         precision: how a step computes.
         frames: the tokenizer of frames of a model that sees: a run's folder, a .safetensors file, LWM's `vqgan`, or a
-            shipped one's name. None: that of the model to begin with, if it has one.
+            shipped one's name; or the recipe of one, which is trained first, in a folder of the run. None: that of the
+            model to begin with, if it has one.
         softmax: a target's probability is of all ids ("joint"), or of those of its modality, as LWM's.
         z_loss: weight of the square of the softmax's logarithm, which keeps it near 0 (arXiv 2204.02311).
     """
@@ -111,7 +115,7 @@ class LanguageRecipe(Recipe):
     stages: tuple[LanguageStage, ...]
     precision: Precision = field(default_factory=Precision)
     rope_scaling: RopeScaling | None = None
-    frames: str | None = None
+    frames: str | VqganRecipe | None = None
     softmax: Softmax = "modality"
     z_loss: float = 0.0
 
@@ -132,6 +136,8 @@ def _frame_tokenizer(recipe: LanguageRecipe, run: Path) -> FrameTokenizer | None
         given = recipe.frames or (None if recipe.init is None else open_model(recipe.init).frames)
         if given is None:
             return None
+        if isinstance(given, VqganRecipe):
+            given = train(given, run / FRAMES_RUN)
         tokenizer = load_tokenizer(Path(given), mesh)
         save_tokenizer(path, tokenizer.config, tokenizer.weights)
     return load_tokenizer(path, mesh)

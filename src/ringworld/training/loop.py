@@ -41,6 +41,7 @@ def train(
     *,
     mesh: MeshShape | None = None,
     steps: int | None = None,
+    seconds: float | int | None = None,
     evaluators: Sequence[Evaluator] = (),
     log: Log = partial(print, flush=True),
 ) -> Path:
@@ -53,7 +54,9 @@ def train(
     Args:
         out: will hold recipe.json, metrics.jsonl, checkpoints/<step>/, and what the kind of model needs beside them.
         mesh: in place of the recipe's and its stages' own.
-        steps: stop after so many in all. A later call without it goes on.
+        steps: stop after so many in all,
+        seconds: or after so many spent in steps; what is compiled and evaluated does not count. A later call without
+            them goes on.
         evaluators: asked after every stage, (stage, model) -> (name, value) pairs; the values go to metrics.jsonl.
         log: gets a line of text at a time, about one a second.
 
@@ -67,8 +70,8 @@ def train(
         with Checkpoints(run, keep=recipe.checkpoints_kept, files=learner.files(0)) as checkpoints:
             progress = checkpoints.progress()
             with MetricsFile(run / METRICS, step=progress.step) as metrics:
-                limit = math.inf if steps is None else steps
-                _Run(recipe, learner, checkpoints, metrics, progress, mesh, limit, evaluators, log).stages()
+                limits = _Limits(*(math.inf if limit is None else limit for limit in (steps, seconds)))
+                _Run(recipe, learner, checkpoints, metrics, progress, mesh, limits, evaluators, log).stages()
     return run
 
 
@@ -109,6 +112,18 @@ class _Here:
     course: Course
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """Where a run stops before its end."""
+
+    steps: float | int
+    seconds: float | int
+
+    def allow(self, progress: Progress) -> bool:
+        """Whether there may be another step."""
+        return progress.step < self.steps and progress.seconds < self.seconds
+
+
 class _Run:
     """A run of a recipe, somewhere between its beginning and its end."""
 
@@ -120,7 +135,7 @@ class _Run:
         metrics: MetricsFile,
         progress: Progress,
         mesh: MeshShape | None,
-        limit: float | int,
+        limits: _Limits,
         evaluators: Sequence[Evaluator],
         log: Log,
     ) -> None:
@@ -129,7 +144,7 @@ class _Run:
         self.checkpoints = checkpoints
         self.metrics = metrics
         self.progress = progress
-        self.limit = limit
+        self.limits = limits
         self.evaluators = evaluators
         self.log = log
         # All of them now: a mesh that does not match the devices should not come to light after days of training.
@@ -183,7 +198,7 @@ class _Run:
         self.log(f"stage {self._number(here)}: {stage}, at most {stage.steps} steps, mesh {_shape(here.mesh)}")
         self.pace.pause()  # the first step compiles
         with _StopSignals() as stop:
-            while not self.progress.stage_over and self.progress.step < self.limit and stop.asked is None:
+            while not self.progress.stage_over and self.limits.allow(self.progress) and stop.asked is None:
                 self._step(here)
                 over = self._learned(here) or self.progress.stage_step == stage.steps
                 self.progress = replace(self.progress, stage_over=over)
@@ -240,6 +255,7 @@ class _Run:
 
     def _line(self, here: _Here, record: Record) -> str:
         rate = self.pace.units_per_second
+        left = None if rate is None else self._units_ahead(here, record) / rate
         return step_line(
             record,
             stage=self._number(here),
@@ -247,12 +263,12 @@ class _Run:
             skipped=self.progress.skipped,
             unit=here.stage.UNIT,
             units_per_second=rate,
-            seconds_left=None if rate is None else self._units_ahead(here, record) / rate,
+            seconds_left=None if left is None else min(left, max(0.0, self.limits.seconds - self.progress.seconds)),
         )
 
     def _units_ahead(self, here: _Here, record: Record) -> float:
         """Tokens, or the like, from a step to the end of the run, if no stage ends before its last step."""
-        ahead, allowed = 0.0, self.limit - record["step"]
+        ahead, allowed = 0.0, self.limits.steps - record["step"]
         for stage in self.recipe.stages[here.index :]:
             steps = min(stage.steps - (record["stage_step"] if stage is here.stage else 0), allowed)
             ahead, allowed = ahead + steps * stage.units_per_step, allowed - steps

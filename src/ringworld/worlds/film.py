@@ -149,12 +149,11 @@ def _on_grid(where: np.ndarray, grid: int | None) -> np.ndarray:
 def _ninths(track: Float64[np.ndarray, "ticks 2"], grid: int | None) -> Bool[np.ndarray, "3 3"]:
     """Rows and columns of the ninths in which what goes such a way is seen, at whatever time: of two moments one after
     the other all between them counts."""
-    columns, rows = np.clip((3 * _on_grid(track, grid)).astype(int), 0, 2).T.tolist()
-    spots = [*zip(rows, columns, strict=True)]
+    spots = np.clip((3 * _on_grid(track, grid)).astype(int), 0, 2)[:, ::-1]  # row, column
+    spots = spots[np.append(True, np.any(np.diff(spots, axis=0), axis=1))]  # each but once on end
     found = np.zeros((3, 3), bool)
-    for (row, column), (then_row, then_column) in {*pairwise([*spots, spots[-1]])}:
-        top, bottom = sorted((row, then_row))
-        left, right = sorted((column, then_column))
+    for one, other in pairwise([*spots, spots[-1]]):
+        (top, left), (bottom, right) = np.minimum(one, other), np.maximum(one, other)
         found[top : bottom + 1, left : right + 1] = True
     return found
 

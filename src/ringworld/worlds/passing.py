@@ -1,11 +1,11 @@
-"""Films in which one thing passes each minute, and what is asked about them: what passed at a minute, when and which
-way something did, and which of two things came first.
+"""Films in which one thing passes each minute, and what is asked about them: what passed at a minute, when, where and
+which way something did, and which of two things came first.
 
 An answer says again what it was asked for before it says what is new: "At 23:00 a large red ring passed." Whoever has
 read the film can go on as it did.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, get_args
@@ -14,14 +14,15 @@ import numpy as np
 
 from ringworld.tokens.vision import clock
 from ringworld.worlds.film import VELOCITIES, Act, Scene, World
-from ringworld.worlds.shapes import COLOURS, GROUNDS, KINDS, SIZES, Thing
+from ringworld.worlds.shapes import COLOURS, GROUNDS, KINDS, SIZES, Thing, place
 
-Kind = Literal["what", "when", "way", "first"]
+Kind = Literal["what", "when", "where", "way", "first"]
 
 MINUTE = 60.0
 MINUTES = 60  # of an hour
 _CROSSES = (3.0, 57.0)  # seconds of the minute: from when to when a thing is in the frame
 _TRIES = 60  # at a scene of the world's part
+_ASKED_FOR = 20  # tries at a question that was not asked yet
 _THINGS = tuple(Thing(size, colour, kind) for size in SIZES for colour in COLOURS for kind in KINDS)
 
 
@@ -43,6 +44,11 @@ class Minute:
     @property
     def time(self) -> str:
         return clock(self.number * MINUTE)
+
+    @property
+    def lane(self) -> str:
+        """Along which third of the frame the thing goes: "top", "left", "centre"."""
+        return place(0.5 if self.act.dx else self.act.x, 0.5 if self.act.dy else self.act.y)
 
     def moments(self, frames: int) -> list[float]:
         """The seconds of so many frames, spread evenly over the minute."""
@@ -96,12 +102,29 @@ def ask(film: tuple[Minute, ...], kind: Kind, random: np.random.Generator) -> tu
     return _ASKING[kind](film, one, random)
 
 
+def ask_each(
+    film: tuple[Minute, ...], kinds: Iterable[Kind], random: np.random.Generator
+) -> list[tuple[Kind, str, str]]:
+    """A question of each of these kinds, with its kind and its answer. None is asked twice: where a film has no more of
+    a kind there are fewer."""
+    found: dict[str, tuple[Kind, str, str]] = {}
+    for kind in kinds:
+        tries = (ask(film, kind, random) for _ in range(_ASKED_FOR))
+        if new := next((one for one in tries if one[0] not in found), None):
+            found[new[0]] = (kind, *new)
+    return [*found.values()]
+
+
 def _what(film: tuple[Minute, ...], one: Minute, _: np.random.Generator) -> tuple[str, str]:
     return f"What passed at {one.time}?", f"At {one.time} a {one.thing} passed."
 
 
 def _when(film: tuple[Minute, ...], one: Minute, _: np.random.Generator) -> tuple[str, str]:
     return f"When did the {one.thing} pass?", f"The {one.thing} passed at {one.time}."
+
+
+def _where(film: tuple[Minute, ...], one: Minute, _: np.random.Generator) -> tuple[str, str]:
+    return f"Where did the {one.thing} pass?", f"The {one.thing} passed at the {one.lane}."
 
 
 def _way(film: tuple[Minute, ...], one: Minute, _: np.random.Generator) -> tuple[str, str]:
@@ -118,6 +141,7 @@ def _first(film: tuple[Minute, ...], one: Minute, random: np.random.Generator) -
 _ASKING: dict[Kind, Callable[[tuple[Minute, ...], Minute, np.random.Generator], tuple[str, str]]] = {
     "what": _what,
     "when": _when,
+    "where": _where,
     "way": _way,
     "first": _first,
 }
