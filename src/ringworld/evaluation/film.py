@@ -216,7 +216,7 @@ class Minutes:
     def about(self, part: Part, index: int, count: int, size: int) -> list[Asked]:
         film = passing_film(World(self.seed, part, heldout=self.heldout), index, self.minutes)
         *footage, _ = before_questions(film, lambda minute: MinuteFrames(minute, self.frames // self.minutes, size))
-        kinds = [self.asks[number % len(self.asks)] for number in range(count)]
+        kinds: list[Kind] = [self.asks[number % len(self.asks)] for number in range(count)]
         found = ask_each(film, kinds, np.random.default_rng((self.seed, index, *b"asked")))
         return [
             Asked(part, index, number, kind, question, answer, tuple(footage))
