@@ -19,7 +19,7 @@ from ringworld.tokens.text import TextTokenizer
 from ringworld.worlds.film import HeldOut, World
 from ringworld.worlds.passing import KINDS_OF_PASSING, MINUTES, Kind, Minute, ask_each, passing_film
 
-Footage = TypeVar("Footage")
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,14 @@ class PassingDocuments(SeenDocuments):
         return np.stack([minute.scene.frame(seconds, size) for seconds in minute.moments(self._config.frames)])
 
 
-def before_questions(film: Iterable[Minute], shown: Callable[[Minute], str | Footage]) -> list[str | Footage]:
+def before_questions(film: Iterable[Minute], shown: Callable[[Minute], str | Seen]) -> list[str | Seen]:
     """A film as it stands in a conversation before the first question about it: of each minute the frames with the time
     behind them, as in all films (see `tokens.vision.timed`), or the time and what happens then in words.
 
     Args:
         shown: gives a minute in words, or whatever frames are to the caller.
     """
-    parts: list[str | Footage] = []
+    parts: list[str | Seen] = []
     for minute in film:
         what = shown(minute)
         parts += [f" {minute.time} {what}"] if isinstance(what, str) else [what, f" {minute.time}"]

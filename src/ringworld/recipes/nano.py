@@ -46,7 +46,7 @@ _WHAT_AND_WHEN: tuple[Kind, ...] = ("what", "when")
 
 
 def nano(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
-    """Its tokenizers first. What came of it: docs/results.md."""
+    """Its tokenizers first. It was not trained as a whole yet; what trials of its first stages gave: docs/data.md."""
     takes_no_data("nano", data)
     return LanguageRecipe(
         name="nano",
