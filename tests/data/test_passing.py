@@ -42,7 +42,7 @@ def test_told_in_words_it_shows_nothing(nano: FrameTokenizer) -> None:
 def test_before_the_questions_each_minute_has_its_time() -> None:
     film = passing_film(World(7), 4, 3)
     first, second, third = film
-    parts = before_questions(film, lambda minute: "it rains." if minute is second else minute)
+    parts = before_questions(film, lambda minute: f"{minute.time} it rains." if minute is second else minute)
     assert parts == [first, f" {first.time}", f" {second.time} it rains.", third, f" {third.time}", " "]
 
 

@@ -9,7 +9,7 @@ import pytest
 from drawn import draw
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.config import ModelConfig
-from ringworld.model.growth import grow_vocabulary
+from ringworld.model.growth import grow_vocabulary, resemble
 from ringworld.model.rope import rope_frequencies
 from ringworld.model.transformer import declare, forward, head
 from ringworld.parameters import shardings
@@ -57,3 +57,23 @@ def test_new_rows_are_like_the_old_ones_and_unlike_each_other() -> None:
     spread = jax.device_put(given, shardings(declare(SMALL), other))
     again = grow_vocabulary(spread, larger, TEXT, jax.random.key(1), other)
     np.testing.assert_allclose(again.embedding, grown.embedding, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [MeshShape(tensor=2, sequence=2), MeshShape()], ids=str)
+def test_ids_of_like_vectors_begin_alike(shape: MeshShape) -> None:
+    mesh = build_mesh(shape, jax.devices()[: int(np.prod(shape.sizes))])
+    config = replace(SMALL, vocabulary_size=WIDTH, dim=64)
+    given = draw(0, config, mesh)
+    vectors = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32) + 3
+    made = resemble(given, config, TEXT, jnp.asarray(vectors), 0.8, jax.random.key(1), mesh)
+    before, after = np.asarray(given.embedding), np.asarray(made.embedding)
+    np.testing.assert_array_equal(before[:TEXT], after[:TEXT])
+    np.testing.assert_array_equal(before[TEXT + 500 :], after[TEXT + 500 :])
+    old, new = before[TEXT : TEXT + 500], after[TEXT : TEXT + 500]
+    np.testing.assert_allclose(new.mean(), old.mean(), atol=0.02 * old.std())
+    np.testing.assert_allclose((new - old.mean(0)).std(), (old - old.mean(0)).std(), rtol=0.2)
+    alike = np.corrcoef(new - new.mean(0))[np.triu_indices(500, 1)]
+    meant = np.corrcoef(vectors - vectors.mean(0))[np.triu_indices(500, 1)]
+    assert np.corrcoef(alike, meant)[0, 1] > 0.6
+    assert made.embedding.sharding == shardings(declare(config), mesh).embedding
+    jax.tree.map(np.testing.assert_array_equal, made.layers, given.layers)

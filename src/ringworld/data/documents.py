@@ -38,9 +38,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Document:
-    """Spans in the order in which they happened."""
+    """Spans in the order in which they happened.
+
+    Attributes:
+        positions: where each token stands, rising from 0; None: side by side.
+    """
 
     spans: tuple[Span, ...]
+    positions: Int32[np.ndarray, "tokens"] | None = None
 
     @cached_property
     def tokens(self) -> Int32[np.ndarray, "tokens"]:

@@ -38,10 +38,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Framed:
-    """A document between bos and eos. `weights` are its tokens' weights as targets; a bos is never one."""
+    """A document between bos and eos. `weights` are its tokens' weights as targets; a bos is never one. `positions` are
+    as in `Document`."""
 
     tokens: Int32[np.ndarray, "tokens"]
     weights: Float32[np.ndarray, "tokens"]
+    positions: Int32[np.ndarray, "tokens"] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -56,7 +58,7 @@ _SHARE = 0.5  # of a modality in a row: LWM's, which has two
 
 def frame(document: Document, vocabulary: Vocabulary) -> Framed:
     """Adds bos and eos where they are missing; an added eos has the last token's weight."""
-    tokens, weights = document.tokens, document.weights
+    tokens, weights, positions = document.tokens, document.weights, document.positions
     has_bos = vocabulary.bos is None or (len(tokens) > 0 and tokens[0] == vocabulary.bos)
     has_eos = len(tokens) > len(vocabulary.opening) * has_bos and tokens[-1] == vocabulary.eos
     if not (has_bos and has_eos):
@@ -65,7 +67,11 @@ def frame(document: Document, vocabulary: Vocabulary) -> Framed:
         tokens = np.concatenate([before, tokens, after]).astype(np.int32)
         weights = np.pad(weights, (len(before), len(after)))
         weights[-1] = last
-    return Framed(tokens, weights)
+        if positions is not None:
+            inner = positions + np.int32(len(before))
+            behind = inner[-1] + 1 + np.arange(len(after), dtype=np.int32)
+            positions = np.concatenate([np.arange(len(before), dtype=np.int32), inner, behind])
+    return Framed(tokens, weights, positions)
 
 
 def pack_row(
@@ -100,7 +106,10 @@ def pack_row(
         following = document.tokens[offset + 1 : offset + 1 + count]
         targets[start : start + len(following)] = following
         segments[start:stop] = segment
-        positions[start:stop] = np.arange(count)
+        if document.positions is None:
+            positions[start:stop] = np.arange(count)
+        else:
+            positions[start:stop] = document.positions[offset : offset + count] - document.positions[offset]
         weight = document.weights[offset + 1 : offset + 1 + count]
         if normalization == "example":
             total = weight.sum(dtype=np.float64)

@@ -98,7 +98,7 @@ class PassingDocuments(SeenDocuments):
     def _shown(self, minute: Minute, random: np.random.Generator) -> str | Frames:
         """A minute in words or in frames."""
         if random.random() < self._config.told:
-            return f"{minute.told()}."
+            return f"{minute.time} {minute.told()}." if random.random() < 0.5 else f"{minute.told()} at {minute.time}."
         size = self._frames.config.frame_size
         return np.stack([minute.scene.frame(seconds, size) for seconds in minute.moments(self._config.frames)])
 
@@ -108,10 +108,10 @@ def before_questions(film: Iterable[Minute], shown: Callable[[Minute], str | See
     behind them, as in all films (see `tokens.vision.timed`), or the time and what happens then in words.
 
     Args:
-        shown: gives a minute in words, or whatever frames are to the caller.
+        shown: gives a minute in words, its time among them, or whatever frames are to the caller.
     """
     parts: list[str | Seen] = []
     for minute in film:
         what = shown(minute)
-        parts += [f" {minute.time} {what}"] if isinstance(what, str) else [what, f" {minute.time}"]
+        parts += [f" {what}"] if isinstance(what, str) else [what, f" {minute.time}"]
     return [*parts, " "]

@@ -17,12 +17,14 @@ from ringworld.data.jsonl import read_jsonl
 from ringworld.data.multimodal import ShardDocuments
 from ringworld.data.needles import DIGITS, Form, Haystack, NeedleSource, Template, chat_phrases, phrases
 from ringworld.data.passing import PassingConfig
+from ringworld.data.reach import ReachingDocuments
 from ringworld.data.worlds import WorldSourceConfig, world_sentences
 from ringworld.errors import UserError
 from ringworld.tokens.chat import LWM_TEMPLATE
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer, train_tokenizer
 from ringworld.tokens.vision import MINUTE_MARKS, VISION_END, VISION_START
+from ringworld.worlds.shapes import THINGS
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class TokenizerConfig:
         size: ids that it is trained to, on the train part of `corpora`
         sentences: and so many about the shapes world.
         wording: it takes in the needle wording, one id a phrase and a city. "chat": that of conversations in LWM's
-            layout, which the tokenizer then has as its chat template, and the marks of vision and of the minutes of an
-            hour, one id each.
+            layout, which the tokenizer then has as its chat template, the marks of vision and of the minutes of an hour,
+            and the things of the shapes world ("large red ring"), one id each.
     """
 
     size: int = 1024
@@ -49,7 +51,9 @@ class TokenizerConfig:
             return TextTokenizer.load(self.path)
         texts = [*texts_of(self.corpora, "train"), *world_sentences(self.sentences)]
         if self.wording == "chat":
-            marked = train_tokenizer(texts, self.size, (*chat_phrases(), *MINUTE_MARKS, VISION_START, VISION_END))
+            things = (f" {thing}" for thing in THINGS)
+            marks = (*MINUTE_MARKS, VISION_START, VISION_END)
+            marked = train_tokenizer(texts, self.size, (*chat_phrases(), *marks, *things))
             return TextTokenizer(marked.inner, marked.vocabulary, LWM_TEMPLATE)
         return train_tokenizer(texts, self.size, phrases() if self.wording else ())
 
@@ -182,6 +186,29 @@ class ShardsConfig:
         return _Part(documents, names, [1] * len(documents), part, self.path)
 
 
+@dataclass(frozen=True)
+class ReachConfig:
+    """The documents of another source, with up to `gaps` gaps in their positions, so that they reach up to `reach` of
+    them: see `ReachingDocuments`."""
+
+    source: "SourceConfig"
+    reach: int
+    gaps: int = 16
+
+    def build(
+        self,
+        tokenizer: TextTokenizer,
+        sequence_length: int,
+        seed: int,
+        part: Part = "train",
+        frames: FrameTokenizer | None = None,
+    ) -> Source:
+        source = self.source.build(tokenizer, sequence_length, seed, part, frames)
+        return ReachingDocuments(
+            source, reach=self.reach, gaps=self.gaps, text_size=tokenizer.vocabulary.text_size, seed=seed
+        )
+
+
 SourceConfig = (
     NeedleSourceConfig
     | CorpusConfig
@@ -193,6 +220,7 @@ SourceConfig = (
     | FactQuestionsConfig
     | FilmQuestionsConfig
     | PassingConfig
+    | ReachConfig
 )
 
 
@@ -200,6 +228,8 @@ def draws_unasked(source: object) -> bool | None:
     """Whether a source has pictures or films that no words ask for, which is what guidance draws away from; None:
     nobody knows."""
     match source:
+        case ReachConfig():
+            return draws_unasked(source.source)
         case ShardsConfig():
             return True if source.swap or source.drop_text else None
         case WorldSourceConfig():

@@ -1,4 +1,4 @@
-"""A trained model with more ids than it had: the rows of those that it keeps, and new ones beside them."""
+"""What the embeddings of ids begin as: of a model that gets more of them, and of ids that stand for known vectors."""
 
 from dataclasses import replace
 
@@ -36,3 +36,30 @@ def grow_vocabulary(weights: Weights, config: ModelConfig, kept: int, key: Key[A
     if head is not None:
         head = jax.jit(lambda head, key: grown(head.T, key).T, out_shardings=places.head)(head, second)
     return replace(weights, embedding=embedding, head=head)
+
+
+def resemble(
+    weights: Weights,
+    config: ModelConfig,
+    first: int,
+    vectors: Float[Array, "ids d"],
+    share: float,
+    key: Key[Array, ""],
+    mesh: Mesh,
+) -> Weights:
+    """The weights, with the embeddings of the ids from `first` on as like one another as the vectors that they stand for.
+
+    Mean and deviation stay. So much of the variance (`share`, 0 to 1) is a random projection of the vectors, which
+    keeps their angles (Johnson and Lindenstrauss, 1984); the rest is what tells near ones apart.
+    """
+
+    def embedded(table: Float[Array, "V D"], vectors: Float[Array, "ids d"]) -> Float[Array, "V D"]:
+        rows = table[first : first + len(vectors)]
+        mean, deviation = rows.mean(0, keepdims=True), rows.std()
+        known = (vectors - vectors.mean(0, keepdims=True)) / jnp.maximum(vectors.std(0, keepdims=True), 1e-6)
+        projection = jax.random.normal(key, (vectors.shape[1], config.dim)) * vectors.shape[1] ** -0.5
+        drawn = (1 - share) ** 0.5 * (rows - mean) + share**0.5 * deviation * known @ projection
+        return table.at[first : first + len(vectors)].set(mean + drawn)
+
+    place = shardings(declare(config), mesh).embedding
+    return replace(weights, embedding=jax.jit(embedded, out_shardings=place)(weights.embedding, vectors))

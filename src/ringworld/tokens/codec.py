@@ -8,12 +8,14 @@ from functools import cached_property, partial
 from itertools import islice
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int32, Integer, UInt8
+from jaxtyping import Array, Float, Int32, Integer, UInt8
 
 from ringworld.errors import UserError
 from ringworld.mesh import axis_size, named_sharding
+from ringworld.tokens.quantizers import look_up
 from ringworld.tokens.vocabulary import Vocabulary
 from ringworld.tokens.vqgan import VqganConfig, VqganWeights, from_bytes, to_bytes, to_codes, to_frames
 
@@ -50,6 +52,11 @@ class FrameTokenizer:
         for name, leaf in sorted(leaves.items()):
             digest.update(name.encode() + np.asarray(leaf).tobytes())
         return digest.hexdigest()
+
+    def vectors(self) -> Float[np.ndarray, "codes d"]:
+        """What each code stands for."""
+        codebook = None if self.weights.codebook is None else jnp.asarray(np.asarray(self.weights.codebook))
+        return np.asarray(look_up(jnp.arange(self.config.quantizer.codes), codebook, self.config.quantizer))
 
     def require_fit(self, vocabulary: Vocabulary) -> None:
         """Raises UserError when the vocabulary is of frames or codes that this tokenizer does not make."""

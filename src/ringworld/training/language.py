@@ -18,9 +18,10 @@ from ringworld.errors import UserError
 from ringworld.generation.model import Model
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.config import ModelConfig
-from ringworld.model.growth import grow_vocabulary
+from ringworld.model.growth import grow_vocabulary, resemble
 from ringworld.model.rope import RopeScaling, rope_frequencies
-from ringworld.model.transformer import Weights
+from ringworld.model.transformer import Weights, declare
+from ringworld.parameters import init
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 from ringworld.tokens.vision import VISION_END, VISION_START
@@ -106,6 +107,9 @@ class LanguageRecipe(Recipe):
         frames: the tokenizer of frames of a model that sees: a run's folder, a .safetensors file, LWM's `vqgan`, or a
             shipped one's name; or the recipe of one, which is trained first, in a folder of the run. None: that of the
             model to begin with, if it has one.
+        codebook_share: of the variance of the codes' first embeddings, so much (0 to 1) comes from what they stand for in
+            the tokenizer of frames, so that what is learned of one code is soon known of those like it. Of a model that
+            begins with random weights.
         softmax: a target's probability is of all ids ("joint"), or of those of its modality, as LWM's.
         z_loss: weight of the square of the softmax's logarithm, which keeps it near 0 (arXiv 2204.02311).
     """
@@ -116,6 +120,7 @@ class LanguageRecipe(Recipe):
     precision: Precision = field(default_factory=Precision)
     rope_scaling: RopeScaling | None = None
     frames: str | VqganRecipe | None = None
+    codebook_share: float = 0.0
     softmax: Softmax = "modality"
     z_loss: float = 0.0
 
@@ -123,6 +128,10 @@ class LanguageRecipe(Recipe):
         super().__post_init__()
         choose("softmax", self.softmax, Softmax)
         at_least("z_loss", self.z_loss, 0)
+        if not 0 <= self.codebook_share <= 1:
+            raise UserError(f"codebook_share must be 0 to 1, got {self.codebook_share}")
+        if self.codebook_share and (self.frames is None or self.init is not None):
+            raise UserError("codebook_share is of random weights and a tokenizer of frames: leave init out, give frames")
 
     def learner(self, run: Path) -> "LanguageLearner":
         frames = _frame_tokenizer(self, run)
@@ -190,6 +199,12 @@ class LanguageLearner:
     def init(self, key: Array, mesh: Mesh) -> TrainState:
         recipe = self.recipe
         weights = None if recipe.init is None else self._given(recipe.init, key, mesh)
+        if recipe.codebook_share and self.frames is not None:
+            first, second = jax.random.split(key)
+            weights = resemble(
+                init(first, declare(recipe.model), mesh), recipe.model, self.tokenizer.vocabulary.text_size,
+                jnp.asarray(self.frames.vectors()), recipe.codebook_share, second, mesh,
+            )
         return init_state(key, recipe.model, recipe.optimizer, mesh, weights)
 
     def _given(self, model: str, key: Array, mesh: Mesh) -> Weights:

@@ -90,26 +90,31 @@ def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, z_loss: float, tok
     def local(hidden, head, targets, weights):
         width, columns = head.shape
         first = lax.axis_index("tensor") * columns if columns_split else 0
-        places = first + jnp.arange(columns, dtype=jnp.int32)[None]
-        parts = _part_of(places, bounds)
         count = targets.size
-        size = min(tokens, count)
+        size = min(tokens, -(-count // 16))  # the last chunk of a slice is half empty: a small part of all
         rows, targets, weights = hidden.reshape(count, width), targets.reshape(count), weights.reshape(count)
-        # What is trained on comes first, and the rest is never looked at: of a long film, all but the answers. Devices
-        # wait for one another in a chunk, so each takes as many.
-        order = jnp.pad(jnp.argsort(weights == 0), (0, -count % size), constant_values=count)
-        chunks = lax.pmax(-(-(weights != 0).sum() // size), everywhere)
+        # Slice after slice, so that each token meets its own part of the vocabulary alone. What is not trained on comes
+        # last, and is never looked at: of a long film, all but the answers.
+        part = jnp.where(weights == 0, len(bounds), _part_of(targets, bounds))
+        order = jnp.argsort(part)
+        ends = jnp.searchsorted(part[order], jnp.arange(len(bounds)), side="right")
+        order = jnp.pad(order, (0, size), constant_values=count)
 
-        def chunk(number: Array, so_far: Any) -> Any:
+        def chunk(number: Array, so_far: Any, begin: Array, end: Array, bound: tuple[int, int]) -> Any:
             sums, hidden_gradient, head_gradient = so_far
-            chosen = lax.dynamic_slice_in_dim(order, number * size, size)
+            # Where columns are split, which of them belong to the slice is not the same on all devices.
+            low, high = (0, columns) if columns_split else bound
+            places = first + jnp.arange(low, high, dtype=jnp.int32)[None]
+            at = begin + number * size
+            chosen = jnp.where(at + jnp.arange(size) < end, lax.dynamic_slice_in_dim(order, at, size), count)
             hidden, target, weight = (
                 array.at[chosen].get(mode="fill", fill_value=fill)
-                for array, fill in ((rows, 0), (targets, bounds[0][0]), (weights, 0))
+                for array, fill in ((rows, 0), (targets, bound[0]), (weights, 0))
             )
-            logits = lax.dot(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
-            if len(bounds) > 1:
-                logits = jnp.where(_part_of(target, bounds)[:, None] == parts, logits, -jnp.inf)
+            mine = head[:, low:high].astype(hidden.dtype)
+            logits = lax.dot(hidden, mine, preferred_element_type=jnp.float32)
+            if columns_split:
+                logits = jnp.where(_part_of(places, (bound,)) == 0, logits, -jnp.inf)
             is_target = target[:, None] == places
             largest = lax.pmax(logits.max(-1), tensor)
             exponentials = jnp.exp(logits - largest[:, None])
@@ -129,17 +134,26 @@ def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, z_loss: float, tok
             logit_gradient = (
                 (slope / total)[:, None] * exponentials - jnp.where(is_target, weight[:, None], 0.0)
             ).astype(hidden.dtype)
-            back = lax.psum(lax.dot(logit_gradient, head.T.astype(hidden.dtype)), tensor)
+            back = lax.psum(lax.dot(logit_gradient, mine.T), tensor)
             hidden_gradient = hidden_gradient.at[chosen].set(back, mode="drop")
-            head_gradient += lax.dot(hidden.T, logit_gradient, preferred_element_type=jnp.float32)
+            head_gradient = head_gradient.at[:, low:high].add(
+                lax.dot(hidden.T, logit_gradient, preferred_element_type=jnp.float32)
+            )
             return sums, hidden_gradient, head_gradient
 
-        start = (
+        sums_and_gradients = (
             jnp.zeros(3, jnp.float32),
             jnp.zeros_like(rows) if gradients else None,
             jnp.zeros((width, columns), jnp.float32) if gradients else None,
         )
-        sums, hidden_gradient, head_gradient = lax.fori_loop(0, chunks, chunk, start)
+        begin = jnp.zeros_like(ends[0])
+        for bound, end in zip(bounds, ends, strict=True):
+            # Devices wait for one another in a chunk, so each takes as many.
+            chunks = lax.pmax(-(-(end - begin) // size), everywhere)
+            each = partial(chunk, begin=begin, end=end, bound=bound)
+            sums_and_gradients = lax.fori_loop(0, chunks, each, sums_and_gradients)
+            begin = end
+        sums, hidden_gradient, head_gradient = sums_and_gradients
         sums = tuple(lax.psum(sums, everywhere))
         if not gradients:
             return sums, None

@@ -27,11 +27,13 @@ WRITERS: Mapping[Format, Callable[[Source, Path], None]] = {
     "hugging-face": write_hugging_face,
     "lwm": write_lwm,
 }
+SHIPPED = {path.parent.name: path.parent for path in sorted((Path(__file__).parent / "shipped").glob(f"*/{MODEL}"))}
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
 
 
 def located(model: str | Path) -> Path:
-    """Where a model's files are, fetched first where it is a name: one of `MODELS`, or "owner/name" on Hugging Face.
+    """Where a model's files are: a path, or a name: in `SHIPPED`, or one that is fetched first, in `MODELS` or "owner/name"
+    on Hugging Face.
 
     Raises:
         UserError: there is no such path and no such name, or it cannot be fetched.
@@ -39,6 +41,8 @@ def located(model: str | Path) -> Path:
     path, name = Path(model), str(model)
     if path.exists():
         return path
+    if name in SHIPPED:
+        return SHIPPED[name]
     if name in MODELS:
         return fetch_model(name)
     if name.count("/") == 1 and not path.is_absolute():
@@ -51,7 +55,7 @@ def located(model: str | Path) -> Path:
             ) from error
     raise UserError(
         f"there is no model {name}: give a folder that `ringworld train` or `ringworld convert` wrote, a Hugging Face "
-        f"folder, a .gguf file, a name on Hugging Face such as owner/name, or one of {', '.join(MODELS)}"
+        f"folder, a .gguf file, a name on Hugging Face such as owner/name, or one of {', '.join([*SHIPPED, *MODELS])}"
     )
 
 

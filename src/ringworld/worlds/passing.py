@@ -14,7 +14,7 @@ import numpy as np
 
 from ringworld.tokens.vision import clock
 from ringworld.worlds.film import VELOCITIES, Act, Scene, World
-from ringworld.worlds.shapes import COLOURS, GROUNDS, KINDS, SIZES, Thing, place
+from ringworld.worlds.shapes import GROUNDS, THINGS, Thing, place
 
 Kind = Literal["what", "when", "where", "way", "first"]
 
@@ -23,7 +23,6 @@ MINUTES = 60  # of an hour
 _CROSSES = (3.0, 57.0)  # seconds of the minute: from when to when a thing is in the frame
 _TRIES = 60  # at a scene of the world's part
 _ASKED_FOR = 20  # tries at a question that was not asked yet
-_THINGS = tuple(Thing(size, colour, kind) for size in SIZES for colour in COLOURS for kind in KINDS)
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def passing_film(world: World, index: int, minutes: int, *, scattered: bool = Fa
     else:
         numbers = random.integers(MINUTES - minutes + 1) + np.arange(minutes)
     # Of some things the world may hold out nothing, and then none of them passes where it should be.
-    drawn = (_scene(world, random, _THINGS[thing]) for thing in random.permutation(len(_THINGS)))
+    drawn = (_scene(world, random, THINGS[thing]) for thing in random.permutation(len(THINGS)))
     scenes = islice((scene for scene in drawn if scene is not None), minutes)
     return tuple(Minute(number, scene) for number, scene in zip(numbers.tolist(), scenes, strict=True))
 

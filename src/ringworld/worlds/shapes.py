@@ -61,6 +61,9 @@ class Thing:
         return f"{self.size} {self.colour} {self.kind}"
 
 
+THINGS = tuple(Thing(size, colour, kind) for size in SIZES for colour in COLOURS for kind in KINDS)
+
+
 @dataclass(frozen=True)
 class Placed:
     """A thing, and where its centre is."""
