@@ -8,8 +8,11 @@ from ringworld.tokens.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(text_size=100, bos=1, eos=2, pad=0)
 PLAIN = Document(
-    (Span("text", np.arange(10, 20, dtype=np.int32)), Span("vision", np.arange(100, 110, dtype=np.int32)))
-    + (Span("text", np.arange(20, 40, dtype=np.int32)),)
+    (
+        Span("text", np.arange(10, 20, dtype=np.int32)),
+        Span("vision", np.arange(100, 110, dtype=np.int32)),
+        Span("text", np.arange(20, 40, dtype=np.int32)),
+    )
 )
 
 
@@ -22,11 +25,14 @@ def test_positions_rise_and_stay_below_the_reach_and_use_it() -> None:
     last = []
     for index in range(50):
         positions = documents[index].positions
-        assert positions is not None and positions[0] == 0
+        assert positions is not None
+        assert positions[0] == 0
         steps = np.diff(positions)
-        assert steps.min() >= 1 and 0 <= (steps > 1).sum() <= 5
+        assert steps.min() >= 1
+        assert (steps > 1).sum() <= 5
         last.append(positions[-1])
-    assert max(last) < 1000 and max(last) > 900 and min(last) < 200
+    assert 900 < max(last) < 1000
+    assert min(last) < 200
 
 
 def test_frames_keep_together() -> None:

@@ -38,8 +38,8 @@ def write_shown(folder: Path) -> Shown:
             12_288,
             75.4,
             (
-                Asked("What passed at 23:00?", "At 23:00 a ring passed.", "At 23:00 a ring passed.", True, 1.25),
-                Asked("When did the ring pass?", "The ring passed at 23:00.", "The ring passed at 1:00.", False, 0.5),
+                Asked("What passed at 23:00?", "23:00 ring.", "23:00 ring.", True, 1.25),
+                Asked("When did the ring pass?", "ring 23:00.", "ring 1:00.", False, 0.5),
             ),
         ),
     )

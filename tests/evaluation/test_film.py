@@ -97,7 +97,7 @@ def test_what_is_asked_of_minutes_is_what_training_asks() -> None:
     np.testing.assert_array_equal(frames, moments)
     (time,) = re.findall(r"at (\S+)\?", asked[0].text)
     (thing,) = [minute.thing for minute in film if minute.time == time]
-    assert asked[0].expected == f"At {time} a {thing} passed."
+    assert asked[0].expected == f"{time} {thing}."
 
 
 def test_films_of_minutes_are_evaluated_like_the_others(tmp_path: Path) -> None:

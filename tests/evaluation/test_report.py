@@ -149,7 +149,7 @@ def test_what_a_model_showed_is_there_to_be_seen(tmp_path: Path) -> None:
         "less than the long film", "0 of 1 are right in everything", "guidance 2", "a <small> red ring",
         "wrong in place, size", "whatever I like", "0 of 1 are described", "a large <b>blue</b> cross",
         "A film of 3 minutes, and 2 questions", "180 frames", "12,288 tokens in 1 min 15 s, 3 times the longest rows",
-        "1 of 2 answers are right", "The ring passed at 1:00.", "1.2", "1 of 2", "questions answered about 3 minutes",
+        "1 of 2 answers are right", "ring 1:00.", "1.2", "1 of 2", "questions answered about 3 minutes",
         "How a model begins to learn", "of the recipe nano & text", "for 1 min 0 s of steps",
         "the loss on its training rows went from 5.30 to 0.43", "recipe.json of nano & text",
     ):  # fmt: skip

@@ -53,7 +53,7 @@ class Eyes:
             return f" A {seen.things[0].thing} at the {seen.things[0].place} on a {seen.ground} ground. "
         if found := re.fullmatch(r"What passed at (\d+:00)\?", question):
             _, middle, _ = content[content.index(f" {found[1]}") - 1]
-            return f"At {found[1]} a {read(np.asarray(middle)).things[0].thing} passed."
+            return f"{found[1]} {read(np.asarray(middle)).things[0].thing}."
         return "no idea"
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from ringworld.tokens.vision import clock
 from ringworld.worlds.film import HeldOut, Part, World, is_new, is_new_at
-from ringworld.worlds.passing import KINDS_OF_PASSING, Minute, ask, passing_film
+from ringworld.worlds.passing import KINDS_OF_PASSING, Minute, ask, passing_film, said
 from ringworld.worlds.reader import read
 from ringworld.worlds.shapes import place
 
@@ -72,22 +72,34 @@ def test_answers_are_true_of_the_film(kind: str) -> None:
         answers.add(answer)
         if kind == "what":
             (time,) = found(r"What passed at (\d+:00)\?", question)
-            assert answer == f"At {time} a {by_time[time].thing} passed."
+            assert answer == f"{time} {by_time[time].thing}."
         elif kind == "when":
             (thing,) = found(r"When did the (.*) pass\?", question)
-            assert answer == f"The {thing} passed at {clock(60 * by_thing[thing].number)}."
+            assert answer == f"{thing} {clock(60 * by_thing[thing].number)}."
         elif kind == "where":
             (thing,) = found(r"Where did the (.*) pass\?", question)
             (seen,) = by_thing[thing].scene.at(30.0)  # halfway, in the middle of its lane
-            assert answer == f"The {thing} passed at the {seen.place}."
+            assert answer == f"{thing} {seen.place}."
         elif kind == "way":
             (thing,) = found(r"Which way did the (.*) pass\?", question)
-            assert answer == f"The {thing} passed {by_thing[thing].act.direction}."
+            assert answer == f"{thing} {by_thing[thing].act.direction}."
         else:
             one, other = found(r"Which came first, the (.*) or the (.*)\?", question)
             first = one if by_thing[one].number < by_thing[other].number else other
-            assert answer == f"The {first} came first."
+            assert answer == f"{first}."
     assert len(answers) > 5
+
+
+def test_several_minutes_are_asked_about_together() -> None:
+    film, random = film_of(minutes=3), np.random.default_rng(0)
+    question, answer = ask(film, "when", random, together=2)
+    things = found(r"When did the (.*), the (.*) pass\?", question)
+    by_thing = {str(minute.thing): minute for minute in film}
+    assert answer == " ".join(f"{thing} {by_thing[thing].time}." for thing in things)
+    question, answer = ask(film, "what", random, together=9)
+    times = question.removeprefix("What passed at ").removesuffix("?").split(", ")
+    assert sorted(times) == sorted(minute.time for minute in film)
+    assert answer == " ".join(said(minute, "what") for time in times for minute in film if minute.time == time)
 
 
 def test_things_pass_in_every_third_of_the_frame() -> None:

@@ -17,7 +17,7 @@ from ringworld.errors import UserError
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 from ringworld.worlds.film import HeldOut, World
-from ringworld.worlds.passing import KINDS_OF_PASSING, MINUTES, Kind, Minute, ask_each, passing_film
+from ringworld.worlds.passing import KINDS_OF_PASSING, MINUTES, Kind, Minute, ask_each, passing_film, said
 
 Seen = TypeVar("Seen")
 
@@ -29,9 +29,11 @@ class PassingConfig:
     Attributes:
         minutes: of a film, from so many to so many, 1 to 60.
         frames: of each minute.
-        asked: questions about a film, none of them twice.
+        asked: questions about a film, none of them twice,
+        together: each about so many minutes, from so many to so many.
         kinds: of the questions, see `worlds.passing`; one that stands here twice comes twice as often.
-        told: the share of the minutes that are told in words, from 0 to 1; the others are shown.
+        told: the share of the minutes that are told in words, from 0 to 1, which say what passed and when; the others
+            are shown.
         scattered: the minutes are any of the hour, as in a film that is cut, and not one after the other.
         heldout: what the world holds out, things on grounds or at places.
         documents: so many there are.
@@ -40,6 +42,7 @@ class PassingConfig:
     minutes: tuple[int, int] = (2, 4)
     frames: int = 1
     asked: int = 4
+    together: tuple[int, int] = (1, 1)
     kinds: tuple[Kind, ...] = KINDS_OF_PASSING
     told: float = 0.0
     scattered: bool = False
@@ -48,16 +51,26 @@ class PassingConfig:
 
     def __post_init__(self) -> None:
         least, most = self.minutes
-        if not (2 if "first" in self.kinds else 1) <= least <= most <= MINUTES or min(self.frames, self.asked) < 1:
+        some, more = self.together
+        if (
+            not (2 if "first" in self.kinds else 1) <= least <= most <= MINUTES
+            or not 1 <= some <= more
+            or min(self.frames, self.asked) < 1
+        ):
             raise UserError(
                 f"films have 1 to {MINUTES} minutes, the smaller number first, 2 or more where it is asked what came "
-                f"first, with 1 frame or more each, and 1 question or more; got {least} to {most} minutes, "
-                f"{self.frames} frames and {self.asked} questions"
+                f"first, with 1 frame or more each, and 1 question or more about 1 minute or more; got {least} to "
+                f"{most} minutes, {self.frames} frames and {self.asked} questions about {some} to {more}"
             )
         if unknown := [kind for kind in self.kinds if kind not in KINDS_OF_PASSING]:
             raise UserError(f"there is no question of the kind {unknown[0]!r}; there are {', '.join(KINDS_OF_PASSING)}")
         if not 0 <= self.told <= 1:
             raise UserError(f"a share of 0 to 1 of the minutes is told in words, got {self.told}")
+        if self.told and {"where", "way"} & {*self.kinds}:
+            raise UserError(
+                "a minute told in words says what passed and when, not where or which way: ask of the kinds what, when "
+                "and first, or tell none"
+            )
 
     def build(
         self,
@@ -90,7 +103,7 @@ class PassingDocuments(SeenDocuments):
         before = before_questions(film, lambda minute: self._shown(minute, random))
         kinds = [config.kinds[kind] for kind in random.integers(len(config.kinds), size=config.asked)]
         turns: list[Turn] = []
-        for _, question, answer in ask_each(film, kinds, random):
+        for _, question, answer in ask_each(film, kinds, random, config.together):
             opening = [] if turns else before
             turns += [("user", [*opening, question]), ("assistant", [answer])]
         return turns
@@ -98,7 +111,7 @@ class PassingDocuments(SeenDocuments):
     def _shown(self, minute: Minute, random: np.random.Generator) -> str | Frames:
         """A minute in words or in frames."""
         if random.random() < self._config.told:
-            return f"{minute.time} {minute.told()}." if random.random() < 0.5 else f"{minute.told()} at {minute.time}."
+            return said(minute, "what" if random.random() < 0.5 else "when")
         size = self._frames.config.frame_size
         return np.stack([minute.scene.frame(seconds, size) for seconds in minute.moments(self._config.frames)])
 

@@ -1,11 +1,11 @@
 """Documents whose positions skip ahead, so that a short one teaches the distances of a long one.
 
-What a model does between two tokens depends on how far apart their positions are, and nothing says that there must be a
-token at each position between them. A document of 2K tokens with gaps in its positions has tokens 60K apart, at the cost
-of 2K (PoSE, Zhu et al., arXiv 2309.10400).
+What a model does between two tokens depends on how far apart their positions are, and nothing says that there must be
+a token at each position between them. A document of 2K tokens with gaps in its positions has tokens 60K apart, at the
+cost of 2K (PoSE, Zhu et al., arXiv 2309.10400).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -43,4 +43,4 @@ class ReachingDocuments:
         ends = np.sort(random.integers(random.integers(room + 1) + 1, size=gaps))
         skipped = np.zeros(len(document), np.int32)
         skipped[random.permutation(before)[:gaps] + 1] = np.diff(ends, prepend=0)
-        return replace(document, positions=np.arange(len(document), dtype=np.int32) + np.cumsum(skipped, dtype=np.int32))
+        return replace(document, positions=np.cumsum(skipped + 1, dtype=np.int32) - np.int32(1))

@@ -35,8 +35,8 @@ class TokenizerConfig:
         size: ids that it is trained to, on the train part of `corpora`
         sentences: and so many about the shapes world.
         wording: it takes in the needle wording, one id a phrase and a city. "chat": that of conversations in LWM's
-            layout, which the tokenizer then has as its chat template, the marks of vision and of the minutes of an hour,
-            and the things of the shapes world ("large red ring"), one id each.
+            layout, which the tokenizer then has as its chat template, the marks of vision and of the minutes of an
+            hour, and the things of the shapes world ("large red ring"), one id each.
     """
 
     size: int = 1024

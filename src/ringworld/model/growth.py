@@ -47,7 +47,7 @@ def resemble(
     key: Key[Array, ""],
     mesh: Mesh,
 ) -> Weights:
-    """The weights, with the embeddings of the ids from `first` on as like one another as the vectors that they stand for.
+    """The weights, with embeddings of the ids from `first` on that are as alike as the vectors that they stand for.
 
     Mean and deviation stay. So much of the variance (`share`, 0 to 1) is a random projection of the vectors, which
     keeps their angles (Johnson and Lindenstrauss, 1984); the rest is what tells near ones apart.

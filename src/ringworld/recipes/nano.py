@@ -1,6 +1,6 @@
 """nano: text, pictures and films in one small model, from nothing; the one that is to be shipped.
 
-It learns in this order: to find a number by a name in prose; to find in a film that is told in words what passed when;
+It learns in this order: to find a number by a name in prose, and in a film that is told in words what passed when;
 the same in a film that is shown; and from there in films of more minutes and more frames, up to an hour at a frame a
 second. From the first frames on, pictures are described and drawn, and then films. Nothing that was learned leaves the
 mix.
@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ringworld.data.passing import PassingConfig
-from ringworld.data.sources import NeedleSourceConfig, SourceConfig, TokenizerConfig
+from ringworld.data.sources import NeedleSourceConfig, ReachConfig, SourceConfig, TokenizerConfig
 from ringworld.data.worlds import WorldSourceConfig
 from ringworld.mesh import MeshShape
 from ringworld.model.config import ModelConfig
@@ -20,7 +20,6 @@ from ringworld.recipes.vqgan import VQGAN_NANO, vqgan_nano
 from ringworld.training.curriculum import Criterion
 from ringworld.training.language import LanguageRecipe, LanguageStage
 from ringworld.training.optimizer import OptimizerConfig
-from ringworld.worlds.passing import Kind
 
 CORPORA = ("essays",)
 TOKENIZER = TokenizerConfig(size=1024, corpora=CORPORA, wording="chat", sentences=3000)
@@ -36,13 +35,14 @@ MODEL = ModelConfig(
     qk_norm=True,
 )
 OPTIMIZER = OptimizerConfig(kind="muon", weight_decay=0.0, muon_rate=5.0)
+_FILMS = {"scattered": True, "heldout": "place"}
 Mix = tuple[tuple[SourceConfig, float], ...]  # sources, and documents of each
 Needles = tuple[tuple[NeedleSourceConfig, float], ...]
 
 # Tokens, roughly, for shares of tokens are what is said here: of a frame, of the words around what is described or
-# drawn, of a question about a film with its answer, and of a minute's words.
-_FRAME, _DESCRIBED, _ASKED, _TOLD = VQGAN_NANO.grid**2 + 1, 28, 20, 10
-_WHAT_AND_WHEN: tuple[Kind, ...] = ("what", "when")
+# drawn, of a question about a film with its answer, and for each minute that it is about; and of a minute's words.
+_FRAME, _DESCRIBED, _QUESTION, _ASKED, _TOLD = VQGAN_NANO.grid**2 + 1, 28, 10, 6, 3
+_LONGEST = 65536
 
 
 def nano(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
@@ -56,6 +56,7 @@ def nano(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
         optimizer=OPTIMIZER,
         stages=_stages(),
         frames=vqgan_nano(seed),
+        codebook_share=0.8,
         seed=seed,
         precision=NANO_PRECISION,
         mesh=MeshShape(data=-1),
@@ -64,29 +65,35 @@ def nano(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
 
 
 def _stages() -> tuple[LanguageStage, ...]:
-    told = PassingConfig((2, 5), asked=6, kinds=_WHAT_AND_WHEN, told=1.0, scattered=True, heldout="place")
-    few = replace(told, minutes=(2, 4), asked=5, told=0.0)
-    some = PassingConfig((4, 12), asked=8, scattered=True, heldout="place")
-    pairs = PassingConfig((3, 8), frames=2, asked=8, heldout="place")
-    many = PassingConfig((12, 30), asked=16, heldout="place")
-    hour = PassingConfig((30, 60), asked=20, heldout="place")
-    whole = PassingConfig((50, 60), frames=60, asked=60, heldout="place")  # a frame a second
+    # So many answers to the token as can be: to find what stands beside a key is learned in a number of answers.
+    told = PassingConfig((5, 6), asked=1, together=(4, 6), kinds=("what", "when"), told=1.0, **_FILMS)
+    longer = replace(told, minutes=(6, 12), asked=2, together=(1, 6))
+    few = PassingConfig((2, 4), asked=1, together=(1, 4), kinds=("what", "when"), **_FILMS)
+    more = replace(few, minutes=(3, 8), asked=2, together=(1, 6))
+    some = PassingConfig((4, 14), asked=3, together=(1, 8), **_FILMS)
+    pairs = replace(some, minutes=(3, 8), frames=2, together=(1, 5))
+    many = replace(some, minutes=(12, 30), asked=6)
+    hour = replace(some, minutes=(30, 60), asked=8, scattered=False)
+    whole = replace(hour, minutes=(50, 60), frames=60, asked=20)  # a frame a second
     return (
-        _stage("recall-64", 64, 64, 400, _needles(64, 1.0), _several(64), 0.97),
-        _stage("recall-128", 128, 32, 800, _needles(128, 1.0), _several(128), 0.97),
-        _stage("told", 256, 16, 3000, (*_needles(128, 0.3), *_films((told, 0.7))), ((told, 1.0),), 0.985),
+        _stage("recall-64", 64, 64, 1500, (*_needles(64, 0.35), *_films((told, 0.65))), ((told, 1.0),), 0.97),
+        _stage(
+            "recall-128",
+            128,
+            32,
+            2000,
+            (*_needles(128, 0.2), *_world(1, 0.2), *_films((longer, 0.2), (few, 0.4))),
+            ((few, 1.0),),
+            0.98,
+        ),
         _stage(
             "shown",
             256,
             16,
-            4000,
-            (
-                *_needles(128, 0.15),
-                *_world(1, 0.3),
-                *_films((told, 0.1), (replace(few, told=0.5), 0.15), (few, 0.2), (replace(few, scattered=False), 0.1)),
-            ),
-            ((few, 1.0),),
-            0.99,
+            3000,
+            (*_needles(256, 0.15), *_world(1, 0.25), *_world(8, 0.1), *_films((longer, 0.1), (more, 0.4))),
+            ((more, 1.0),),
+            0.98,
         ),
         _stage(
             "minutes",
@@ -94,13 +101,13 @@ def _stages() -> tuple[LanguageStage, ...]:
             8,
             3000,
             (
-                *_needles(256, 0.12),
-                *_world(1, 0.2),
+                *_needles(512, 0.15),
+                *_world(1, 0.15),
                 *_world(8, 0.2),
-                *_films((told, 0.08), (some, 0.25), (pairs, 0.15)),
+                *_films((longer, 0.05), (some, 0.25), (pairs, 0.2)),
             ),
             ((some, 1.0),),
-            0.985,
+            0.98,
         ),
         _stage(
             "2k",
@@ -108,33 +115,36 @@ def _stages() -> tuple[LanguageStage, ...]:
             4,
             1500,
             (
-                *_needles(2048, 0.15),
-                *_world(1, 0.15),
+                *_needles(2048, 0.1),
+                *_far(_needles(2048, 0.1)),
+                *_world(1, 0.1),
                 *_world(8, 0.2),
-                *_films((some, 0.1), (pairs, 0.1), (many, 0.1), (hour, 0.1), (replace(many, frames=3), 0.1)),
+                *_films((some, 0.1), (pairs, 0.1)),
+                *_far(_films((many, 0.1), (hour, 0.1), (replace(many, frames=3), 0.1))),
             ),
             ((hour, 1.0),),
-            0.985,
+            0.98,
         ),
         _stage(
             "16k",
             16384,
             1,
-            300,
+            200,
             (
                 *_needles(16384, 0.3),
                 *_world(1, 0.1),
                 *_world(8, 0.15),
-                *_films((some, 0.05), (hour, 0.1), (replace(hour, frames=4), 0.1), (replace(hour, frames=14), 0.2)),
+                *_films((some, 0.05), (hour, 0.1)),
+                *_far(_films((replace(hour, frames=4), 0.1), (replace(hour, frames=14), 0.2))),
             ),
             ((replace(hour, frames=14), 1.0),),
-            0.985,
+            0.98,
         ),
         _stage(
             "64k",
-            65536,
+            _LONGEST,
             1,
-            60,
+            40,
             (
                 *_needles(16384, 0.2),
                 *_world(1, 0.1),
@@ -161,7 +171,7 @@ def _stage(
         sequence_length=length,
         batch_size=rows,
         steps=steps,
-        rope_theta=NANO_THETA * length,
+        rope_theta=NANO_THETA * (length if length < 2048 else _LONGEST),
         learning_rate=4e-3 if length < 2048 else 3e-3,
         warmup_steps=min(20, steps // 4),
         schedule="constant" if asked else "cosine",
@@ -215,6 +225,12 @@ def _films(*shares: tuple[PassingConfig, float]) -> Mix:
 
     def tokens(film: PassingConfig) -> float:
         minute = film.told * _TOLD + (1 - film.told) * (film.frames * _FRAME + 3)
-        return sum(film.minutes) / 2 * minute + film.asked * _ASKED
+        asked = film.asked * (_QUESTION + sum(film.together) / 2 * _ASKED)
+        return sum(film.minutes) / 2 * minute + asked
 
     return tuple((film, share / tokens(film)) for film, share in shares)
+
+
+def _far(mix: Mix) -> Mix:
+    """The same, with gaps in the positions that reach as far as the longest rows."""
+    return tuple((ReachConfig(source, _LONGEST), documents) for source, documents in mix)

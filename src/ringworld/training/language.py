@@ -107,9 +107,9 @@ class LanguageRecipe(Recipe):
         frames: the tokenizer of frames of a model that sees: a run's folder, a .safetensors file, LWM's `vqgan`, or a
             shipped one's name; or the recipe of one, which is trained first, in a folder of the run. None: that of the
             model to begin with, if it has one.
-        codebook_share: of the variance of the codes' first embeddings, so much (0 to 1) comes from what they stand for in
-            the tokenizer of frames, so that what is learned of one code is soon known of those like it. Of a model that
-            begins with random weights.
+        codebook_share: of the variance of the codes' first embeddings, so much (0 to 1) comes from what they stand for
+            in the tokenizer of frames, so that what is learned of one code is soon known of those like it. Of a model
+            that begins with random weights.
         softmax: a target's probability is of all ids ("joint"), or of those of its modality, as LWM's.
         z_loss: weight of the square of the softmax's logarithm, which keeps it near 0 (arXiv 2204.02311).
     """
@@ -131,7 +131,9 @@ class LanguageRecipe(Recipe):
         if not 0 <= self.codebook_share <= 1:
             raise UserError(f"codebook_share must be 0 to 1, got {self.codebook_share}")
         if self.codebook_share and (self.frames is None or self.init is not None):
-            raise UserError("codebook_share is of random weights and a tokenizer of frames: leave init out, give frames")
+            raise UserError(
+                "codebook_share is of random weights and a tokenizer of frames: leave init out, give frames"
+            )
 
     def learner(self, run: Path) -> "LanguageLearner":
         frames = _frame_tokenizer(self, run)
@@ -202,8 +204,13 @@ class LanguageLearner:
         if recipe.codebook_share and self.frames is not None:
             first, second = jax.random.split(key)
             weights = resemble(
-                init(first, declare(recipe.model), mesh), recipe.model, self.tokenizer.vocabulary.text_size,
-                jnp.asarray(self.frames.vectors()), recipe.codebook_share, second, mesh,
+                init(first, declare(recipe.model), mesh),
+                recipe.model,
+                self.tokenizer.vocabulary.text_size,
+                jnp.asarray(self.frames.vectors()),
+                recipe.codebook_share,
+                second,
+                mesh,
             )
         return init_state(key, recipe.model, recipe.optimizer, mesh, weights)
 

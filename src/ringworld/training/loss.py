@@ -7,7 +7,7 @@ four. (The idea of Liger-Kernel, arXiv 2410.10989.)
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +153,7 @@ def _sums(hidden, head, targets, weights, bounds, mesh: Mesh, z_loss: float, tok
             each = partial(chunk, begin=begin, end=end, bound=bound)
             sums_and_gradients = lax.fori_loop(0, chunks, each, sums_and_gradients)
             begin = end
-        sums, hidden_gradient, head_gradient = sums_and_gradients
+        sums, hidden_gradient, head_gradient = cast(Any, sums_and_gradients)
         sums = tuple(lax.psum(sums, everywhere))
         if not gradients:
             return sums, None

@@ -32,8 +32,8 @@ _HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
 
 
 def located(model: str | Path) -> Path:
-    """Where a model's files are: a path, or a name: in `SHIPPED`, or one that is fetched first, in `MODELS` or "owner/name"
-    on Hugging Face.
+    """Where a model's files are: a path, or a name of those in `SHIPPED`, or of what is fetched first: one of `MODELS`,
+    or "owner/name" on Hugging Face.
 
     Raises:
         UserError: there is no such path and no such name, or it cannot be fetched.

@@ -7,7 +7,7 @@ things with places, are in no picture, scene or film of the training part, so wh
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations, pairwise
 from itertools import count as count_from
 from typing import Literal, TypeVar, get_args
@@ -108,13 +108,20 @@ class Scene:
 
     def ninths(self, number: int) -> Bool[np.ndarray, "3 3"]:
         """The ninths of the frame, by row and column, in which the centre of act `number` is at any time."""
+        if self._undisturbed:
+            return _ninths_alone(self.acts[number], self.seconds, self.grid)
         return _ninths(self._motion[0][:, number], self.grid)
+
+    @property
+    def _undisturbed(self) -> bool:
+        """Whether nothing turns what goes through the scene."""
+        return bool(self.acts) and all(act.passes for act in self.acts)
 
     @cached_property
     def _motion(self) -> tuple[np.ndarray, list[Event]]:
         """Centres [tick, act, 2], and the collisions."""
         acts, events = self.acts, list[Event]()
-        if acts and all(act.passes for act in acts):  # nothing turns them
+        if self._undisturbed:
             return np.stack([_alone(act, self.seconds) for act in acts], axis=1), events
         where = [[act.x, act.y] for act in acts]
         velocity = [[act.dx, act.dy] for act in acts]
@@ -155,6 +162,13 @@ def _ninths(track: Float64[np.ndarray, "ticks 2"], grid: int | None) -> Bool[np.
     for one, other in pairwise([*spots, spots[-1]]):
         (top, left), (bottom, right) = np.minimum(one, other), np.maximum(one, other)
         found[top : bottom + 1, left : right + 1] = True
+    return found
+
+
+@lru_cache(maxsize=1 << 16)  # on a grid there are but so many ways to go
+def _ninths_alone(act: Act, seconds: float | int, grid: int | None) -> Bool[np.ndarray, "3 3"]:
+    found = _ninths(_alone(act, seconds), grid)
+    found.flags.writeable = False
     return found
 
 

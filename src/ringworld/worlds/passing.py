@@ -1,11 +1,12 @@
 """Films in which one thing passes each minute, and what is asked about them: what passed at a minute, when, where and
 which way something did, and which of two things came first.
 
-An answer says again what it was asked for before it says what is new: "At 23:00 a large red ring passed." Whoever has
-read the film can go on as it did.
+An answer is short, and what it was asked for stands right before what is new: "23:00 large red ring." So it is learned
+soon: whoever looks for what stands beside 23:00 in the film need only go on. Several minutes may be asked about at
+once.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, get_args
@@ -95,53 +96,49 @@ def _scene(world: World, random: np.random.Generator, thing: Thing) -> Scene | N
     return None
 
 
-def ask(film: tuple[Minute, ...], kind: Kind, random: np.random.Generator) -> tuple[str, str]:
-    """A question about a film and its one answer. To ask what came first, it must have two minutes."""
-    one = film[int(random.integers(len(film)))]
-    return _ASKING[kind](film, one, random)
+def ask(film: tuple[Minute, ...], kind: Kind, random: np.random.Generator, together: int = 1) -> tuple[str, str]:
+    """A question about a film and its one answer. To ask what came first, it must have two minutes.
+
+    Args:
+        together: minutes that are asked about in one question, where the film has as many; not of what came first.
+    """
+    if kind == "first":
+        one, other = (film[number] for number in random.permutation(len(film))[:2])
+        first = min(one, other, key=lambda minute: minute.number)
+        return f"Which came first, the {one.thing} or the {other.thing}?", f"{first.thing}."
+    some = [film[number] for number in random.permutation(len(film))[:together]]
+    named = (minute.time if kind == "what" else f"the {minute.thing}" for minute in some)
+    return _ASKED[kind].format(", ".join(named)), " ".join(said(minute, kind) for minute in some)
+
+
+def said(minute: Minute, kind: Kind) -> str:
+    """Of one minute, what answers a question of that kind: "23:00 large red ring."."""
+    known, new = {
+        "what": (minute.time, minute.thing),
+        "when": (minute.thing, minute.time),
+        "where": (minute.thing, minute.lane),
+        "way": (minute.thing, minute.act.direction),
+    }[kind]
+    return f"{known} {new}."
 
 
 def ask_each(
-    film: tuple[Minute, ...], kinds: Iterable[Kind], random: np.random.Generator
+    film: tuple[Minute, ...], kinds: Iterable[Kind], random: np.random.Generator, together: tuple[int, int] = (1, 1)
 ) -> list[tuple[Kind, str, str]]:
-    """A question of each of these kinds, with its kind and its answer. None is asked twice: where a film has no more of
-    a kind there are fewer."""
+    """A question of each of these kinds (see `ask`) about so many minutes, from so many to so many, with its kind and
+    its answer. None is asked twice: where a film has no more of a kind there are fewer."""
     found: dict[str, tuple[Kind, str, str]] = {}
     for kind in kinds:
-        tries = (ask(film, kind, random) for _ in range(_ASKED_FOR))
+        tries = (ask(film, kind, random, int(random.integers(together[0], together[1] + 1))) for _ in range(_ASKED_FOR))
         if new := next((one for one in tries if one[0] not in found), None):
             found[new[0]] = (kind, *new)
     return [*found.values()]
 
 
-def _what(film: tuple[Minute, ...], one: Minute, _: np.random.Generator) -> tuple[str, str]:
-    return f"What passed at {one.time}?", f"At {one.time} a {one.thing} passed."
-
-
-def _when(film: tuple[Minute, ...], one: Minute, _: np.random.Generator) -> tuple[str, str]:
-    return f"When did the {one.thing} pass?", f"The {one.thing} passed at {one.time}."
-
-
-def _where(film: tuple[Minute, ...], one: Minute, _: np.random.Generator) -> tuple[str, str]:
-    return f"Where did the {one.thing} pass?", f"The {one.thing} passed at the {one.lane}."
-
-
-def _way(film: tuple[Minute, ...], one: Minute, _: np.random.Generator) -> tuple[str, str]:
-    return f"Which way did the {one.thing} pass?", f"The {one.thing} passed {one.act.direction}."
-
-
-def _first(film: tuple[Minute, ...], one: Minute, random: np.random.Generator) -> tuple[str, str]:
-    others = [minute for minute in film if minute is not one]
-    other = others[int(random.integers(len(others)))]
-    first = min(one, other, key=lambda minute: minute.number)
-    return f"Which came first, the {one.thing} or the {other.thing}?", f"The {first.thing} came first."
-
-
-_ASKING: dict[Kind, Callable[[tuple[Minute, ...], Minute, np.random.Generator], tuple[str, str]]] = {
-    "what": _what,
-    "when": _when,
-    "where": _where,
-    "way": _way,
-    "first": _first,
+_ASKED: dict[Kind, str] = {
+    "what": "What passed at {}?",
+    "when": "When did {} pass?",
+    "where": "Where did {} pass?",
+    "way": "Which way did {} pass?",
 }
 KINDS_OF_PASSING: tuple[Kind, ...] = get_args(Kind)
