@@ -24,7 +24,7 @@ Seen = TypeVar("Seen")
 
 @dataclass(frozen=True)
 class PassingConfig:
-    """Questions about such films. Behind each minute stands its time, such as " 23:00".
+    """Questions about such films. Behind each minute that is shown stands its time, such as " 23:00".
 
     Attributes:
         minutes: of a film, from so many to so many, 1 to 60.

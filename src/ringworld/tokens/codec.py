@@ -55,8 +55,8 @@ class FrameTokenizer:
 
     def vectors(self) -> Float[np.ndarray, "codes d"]:
         """What each code stands for."""
-        codebook = None if self.weights.codebook is None else jnp.asarray(np.asarray(self.weights.codebook))
-        return np.asarray(look_up(jnp.arange(self.config.quantizer.codes), codebook, self.config.quantizer))
+        quantizer = self.config.quantizer
+        return np.asarray(look_up(jnp.arange(quantizer.codes), self.weights.codebook, quantizer))
 
     def require_fit(self, vocabulary: Vocabulary) -> None:
         """Raises UserError when the vocabulary is of frames or codes that this tokenizer does not make."""

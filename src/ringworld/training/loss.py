@@ -47,7 +47,7 @@ def cross_entropy(
         z_loss: so many times the square of log Z is added to each -log p, Z being what that softmax divides by, so
             that logits do not drift. (PaLM, arXiv 2204.02311, section 5, has 1e-4.) A loss that is compared with
             others goes without it.
-        tokens: how many tokens' logits a device holds at once.
+        tokens: how many tokens' logits a device holds at once, at most.
 
     Raises:
         ValueError: z_loss is not a number from 0 up.
