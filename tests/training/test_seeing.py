@@ -24,6 +24,7 @@ from ringworld.training.language import LanguageRecipe, LanguageStage
 from ringworld.training.loop import train
 from ringworld.training.optimizer import OptimizerConfig
 from ringworld.training.vqgan import VqganRecipe, VqganStage
+from ringworld.weights import models
 from ringworld.weights.models import open_model
 from ringworld.weights.portable import write_portable
 from ringworld.weights.tokenizer import SHIPPED, load_tokenizer, save_tokenizer
@@ -206,3 +207,22 @@ def test_a_tokenizer_of_frames_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no tokenizer nowhere.*nano"):
         replace(RECIPE, frames="nowhere").learner(tmp_path)
     assert "nano" in SHIPPED
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"codebook_share": 1.5}, "must be 0 to 1, got 1.5"),
+        ({"codebook_share": 0.5, "frames": None}, "a tokenizer of frames"),
+        ({"codebook_share": 0.5, "init": "smollm2"}, "leave init out"),
+    ],
+)
+def test_a_codebook_share_is_of_random_weights_and_frames(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        replace(RECIPE, **changes)
+
+
+def test_a_shipped_model_is_opened_by_its_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_portable(open_model(run), tmp_path / "film-student")
+    monkeypatch.setitem(models.SHIPPED, "film-student", tmp_path / "film-student")
+    assert open_model("film-student").description == open_model(run).description
