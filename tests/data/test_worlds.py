@@ -68,6 +68,14 @@ def test_some_are_drawn_without_words(nano: FrameTokenizer) -> None:
         assert len(frame(document, TEXT.vocabulary).tokens) == len(document)  # nothing is to be added
 
 
+def test_some_are_asked_for_in_a_few_words(nano: FrameTokenizer) -> None:
+    whole, brief = (documents(WorldSourceConfig("draw", briefly=briefly), nano) for briefly in (0.0, 0.5))
+    pairs = [(said(whole[index]), said(brief[index])) for index in range(40)]
+    shorter = [len(few) < len(all_) for all_, few in pairs]
+    assert 8 < sum(shorter) < 25
+    assert all(all_ == few for (all_, few), less in zip(pairs, shorter, strict=True) if not less)
+
+
 def test_a_film_is_asked_about_at_the_times_that_stand_in_it(nano: FrameTokenizer) -> None:
     config = WorldSourceConfig("ask", frames=(12, 12), things=(1, 2), scene=4, every=4, asked=3)
     document = documents(config, nano)[2]

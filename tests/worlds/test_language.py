@@ -32,6 +32,21 @@ def test_captions_say_what_is_there_and_how_it_moves():
     assert caption(Scene("sky", (STILL,), 0.0)) == "a small red circle at the top left on a sky ground"
 
 
+def test_captions_leave_out_at_random_what_people_do_not_say():
+    orange = replace(STILL, thing=replace(STILL.thing, colour="orange"))
+    said = {caption(Scene("sky", (orange,), 0.0), np.random.default_rng(seed)) for seed in range(60)}
+    assert said == {
+        f"{thing}{place}{ground}"
+        for thing in ("a small orange circle", "an orange circle")
+        for place in ("", " at the top left")
+        for ground in ("", " on a sky ground")
+    }
+    moving = Scene("grey", (Act(BLUE, 0.5, 0.5, 0.0, 0.1, 0.0, 8.0),), 8.0)
+    moves = {caption(moving, np.random.default_rng(seed)) for seed in range(60)}
+    assert {"a blue square moves down", "a large blue square moves down from the centre on a grey ground"} < moves
+    assert all("moves down" in words for words in moves)  # that it moves is always said
+
+
 def test_questions_have_the_answer_that_the_film_shows():
     film = World(0).film(3, 600)
     asked = questions(film, 1, 64)

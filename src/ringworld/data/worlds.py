@@ -52,7 +52,8 @@ class WorldSourceConfig:
         every: the time stands behind every so many frames of a film; 0: nowhere.
         asked: questions about a film,
         kinds: of these kinds, in equal shares: see `worlds.language.FilmQuestions`; none: all.
-        without_words: the share of what is drawn that is not asked for in words: what guidance draws away from.
+        without_words: the share of what is drawn that is not asked for in words: what guidance draws away from,
+        briefly: and that is asked for with some of what is to be seen left out.
         documents: so many there are.
         heldout: what the world holds out, things on grounds or at places.
     """
@@ -65,6 +66,7 @@ class WorldSourceConfig:
     asked: int = 1
     kinds: tuple[str, ...] = ()
     without_words: float = 0.0
+    briefly: float = 0.0
     documents: int = 20_000
     heldout: HeldOut = "ground"
 
@@ -163,6 +165,8 @@ class WorldDocuments(SeenDocuments):
         frames = np.stack([scene.frame(seconds, self._frames.config.frame_size) for scene, seconds in moments])
         words = caption(film.scenes[0])
         if config.task == "draw":
+            if random.random() < config.briefly:
+                words = caption(film.scenes[0], random)
             asked = (IMAGE_OF if count == 1 else VIDEO_OF).format(prompt=words)
             turns: list[Turn] = [("user", [asked]), ("assistant", [frames])]
             return turns[random.random() < config.without_words :]

@@ -217,7 +217,7 @@ def _world(frames: int, share: float) -> Mix:
     """Pictures, or films of so many frames, described as often as drawn."""
     documents = share / 2 / (frames * _FRAME + _DESCRIBED)
     described = WorldSourceConfig("describe", frames=(frames, frames), heldout="place")
-    return ((described, documents), (replace(described, task="draw", without_words=0.1), documents))
+    return ((described, documents), (replace(described, task="draw", without_words=0.1, briefly=0.25), documents))
 
 
 def _films(*shares: tuple[PassingConfig, float]) -> Mix:

@@ -34,23 +34,33 @@ class Question:
     seconds: float
 
 
-def caption(scene: Scene) -> str:
+def caption(scene: Scene, random: np.random.Generator | None = None) -> str:
     """All that is and moves in a scene: "a small red ring at the top left and a large blue cross on a sand ground".
 
     A thing is called by its place where it begins, and by the direction in which it begins to move.
+
+    Args:
+        random: leaves out sizes, places and the ground at random, as people do who ask for a picture: "a red ring".
     """
-    *most, last = [_saying(act, moving=scene.seconds > 0) for act in scene.acts] or ["nothing"]
-    return f"{', '.join(most)}{' and ' if most else ''}{last} on a {scene.ground} ground"
+
+    def said() -> bool:
+        return random is None or random.random() < 0.5
+
+    moving = scene.seconds > 0
+    *most, last = [_saying(act, moving, sized=said(), placed=said()) for act in scene.acts] or ["nothing"]
+    things = f"{', '.join(most)}{' and ' if most else ''}{last}"
+    return f"{things} on a {scene.ground} ground" if said() else things
 
 
-def _saying(act: Act, moving: bool) -> str:
+def _saying(act: Act, moving: bool, *, sized: bool = True, placed: bool = True) -> str:
     place = Placed(act.thing, act.x, act.y).place
-    if not moving:
-        return f"a {act.thing} at the {place}"
-    if act.passes:
-        return f"a {act.thing} passes {act.direction}"
-    doing = "stays" if act.direction is None else f"moves {act.direction} from"
-    return f"a {act.thing} {doing} {'at ' if act.direction is None else ''}the {place}"
+    name = str(act.thing) if sized else f"{act.thing.colour} {act.thing.kind}"
+    saying = f"a {name}" if sized or act.thing.colour != "orange" else f"an {name}"
+    if moving and act.passes:
+        return f"{saying} passes {act.direction}"
+    if moving and act.direction is not None:
+        return f"{saying} moves {act.direction}" + (f" from the {place}" if placed else "")
+    return saying + (" stays" if moving else "") + (f" at the {place}" if placed else "")
 
 
 def told(film: Film, number: int) -> str:
