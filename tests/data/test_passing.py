@@ -14,7 +14,7 @@ from ringworld.worlds.reader import read
 
 
 def test_a_document_shows_its_film_and_trains_the_answers(nano: FrameTokenizer) -> None:
-    source = PassingConfig((3, 3), frames=2, asked=3).build(TEXT, 512, 7, "train", nano)
+    source = PassingConfig((3, 3), frames=2, asked=3, kinds=("what", "when", "way")).build(TEXT, 512, 7, "train", nano)
     document, film = source[4], passing_film(World(7), 4, 3)
     shown = [*visions(document.tokens, TEXT.vocabulary)]
     assert len(shown) == 3

@@ -86,7 +86,8 @@ def test_answers_are_true_of_the_film(kind: str) -> None:
         else:
             one, other = found(r"Which came first, the (.*) or the (.*)\?", question)
             first = one if by_thing[one].number < by_thing[other].number else other
-            assert answer == f"{first}."
+            times = f"{one} {by_thing[one].time}. {other} {by_thing[other].time}."
+            assert answer == f"{times} {first} first."
     assert len(answers) > 5
 
 

@@ -2,8 +2,8 @@
 which way something did, and which of two things came first.
 
 An answer is short, and what it was asked for stands right before what is new: "23:00 large red ring." So it is learned
-soon: whoever looks for what stands beside 23:00 in the film need only go on. Several minutes may be asked about at
-once.
+soon: whoever looks for what stands beside 23:00 in the film need only go on. And which of two things came first is said
+after when each did. Several minutes may be asked about at once.
 """
 
 from collections.abc import Iterable
@@ -105,7 +105,8 @@ def ask(film: tuple[Minute, ...], kind: Kind, random: np.random.Generator, toget
     if kind == "first":
         one, other = (film[number] for number in random.permutation(len(film))[:2])
         first = min(one, other, key=lambda minute: minute.number)
-        return f"Which came first, the {one.thing} or the {other.thing}?", f"{first.thing}."
+        times = f"{said(one, 'when')} {said(other, 'when')}"
+        return f"Which came first, the {one.thing} or the {other.thing}?", f"{times} {first.thing} first."
     some = [film[number] for number in random.permutation(len(film))[:together]]
     named = (minute.time if kind == "what" else f"the {minute.thing}" for minute in some)
     return _ASKED[kind].format(", ".join(named)), " ".join(said(minute, kind) for minute in some)
