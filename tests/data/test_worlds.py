@@ -54,6 +54,7 @@ def test_a_film_is_drawn(nano: FrameTokenizer) -> None:
     # <vision> is trained too: the model chooses when to draw.
     assert trained(document)[: 1 + len(TEXT.vocabulary.vision_start)].tolist()[1:] == list(TEXT.vocabulary.vision_start)
     assert [span.modality for span in document.spans] == ["text", "text", "vision", "text"]
+    assert document.weights.sum() == pytest.approx(3)  # a code weighs as much in a film as in a picture
 
 
 def test_some_are_drawn_without_words(nano: FrameTokenizer) -> None:

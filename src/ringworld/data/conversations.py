@@ -50,7 +50,7 @@ def conversation(messages: Sequence[Message], template: ChatTemplate, vocabulary
     """The document of a conversation, in the ids that a chat with a model comes to.
 
     An answer begins where the template asks for it and goes on to the id that ends it. Each answer's tokens weigh 1 in
-    all, all else nothing.
+    all, or as much as it has frames; all else weighs nothing.
 
     Raises:
         UserError: the template does not write a conversation as a continuation of its beginning.
@@ -93,8 +93,8 @@ class LongReading:
         return Exchange(np.array(ids[known:], np.int32), start - known)
 
     def document(self, exchanges: Sequence[Exchange]) -> Document:
-        """An opening and what follows it, as a document whose answers are trained on: each one's tokens weigh 1 in
-        all."""
+        """An opening and what follows it, as a document whose answers are trained on, with the weights of
+        `conversation`."""
         ends = np.cumsum([len(exchange.ids) for exchange in exchanges]).tolist()
         answers = [
             (end - len(exchange.ids) + exchange.answer, end) for exchange, end in zip(exchanges, ends, strict=True)
@@ -135,7 +135,7 @@ def _encoded(
 
 def vision_alone(ids: Integer[np.ndarray, " n"], vocabulary: Vocabulary) -> Document:
     """A picture or a film that no words ask for: LWM's unconditional prompt, bos and `<vision>`, and what follows it,
-    whose tokens weigh 1 in all.
+    with the weights of an answer.
 
     Args:
         ids: with their delimiters (see `tokens.vision`).
@@ -147,9 +147,12 @@ def vision_alone(ids: Integer[np.ndarray, " n"], vocabulary: Vocabulary) -> Docu
 
 def _spans(ids: Integer[np.ndarray, " n"], answers: Sequence[tuple[int, int]], vocabulary: Vocabulary) -> Document:
     weights = np.zeros(len(ids), np.float32)
+    seen = ids >= vocabulary.text_size
     for start, stop in answers:
-        weights[start:stop] = 1 / (stop - start)
-    kinds = np.stack([weights, ids >= vocabulary.text_size])
+        # A code weighs as much in a film as in a picture.
+        frames = seen[start:stop].sum() / (vocabulary.codes_per_frame + 1) if vocabulary.vision_size else 0
+        weights[start:stop] = max(1, frames) / (stop - start)
+    kinds = np.stack([weights, seen])
     edges = [0, *(np.flatnonzero(np.any(kinds[:, 1:] != kinds[:, :-1], axis=0)) + 1), len(ids)]
     return Document(
         tuple(

@@ -35,7 +35,7 @@ Turn = tuple[Role, Sequence[str | Frames]]
 WHAT_IS_SEEN = "What is in the picture?"
 WHAT_HAPPENS = "What happens in the video?"
 FPS = 1.0  # of the films, so that the seconds of a clock are frames
-TOGETHER = 64  # frames that are encoded at once
+TOGETHER = 512  # frames that are encoded at once: of most a frame alike was encoded before
 _KEPT_FRAMES = 200_000  # whose codes are kept
 FILMS = 100  # that are looked at for one of which something can be asked
 

@@ -20,16 +20,17 @@ from ringworld.recipes.vqgan import VQGAN_NANO, vqgan_nano
 from ringworld.training.curriculum import Criterion
 from ringworld.training.language import LanguageRecipe, LanguageStage
 from ringworld.training.optimizer import OptimizerConfig
+from ringworld.worlds.passing import Kind
 
 CORPORA = ("essays",)
 TOKENIZER = TokenizerConfig(size=1024, corpora=CORPORA, wording="chat", sentences=3000)
 MODEL = ModelConfig(
     vocabulary_size=TOKENIZER.size + VQGAN_NANO.quantizer.codes + 2,
-    dim=128,
-    ffn=320,
+    dim=96,
+    ffn=256,
     layers=4,
-    heads=8,
-    kv_heads=8,
+    heads=4,
+    kv_heads=4,
     head_dim=16,
     tied=True,
     qk_norm=True,
@@ -68,32 +69,32 @@ def _stages() -> tuple[LanguageStage, ...]:
     # So many answers to the token as can be: to find what stands beside a key is learned in a number of answers.
     told = PassingConfig((5, 6), asked=1, together=(4, 6), kinds=("what", "when"), told=1.0, **_FILMS)
     longer = replace(told, minutes=(6, 12), asked=2, together=(1, 6))
+    whole = replace(longer, minutes=(12, 60), asked=1)
+    order = replace(told, minutes=(2, 6), asked=2, kinds=("first",))
     few = PassingConfig((2, 4), asked=1, together=(1, 4), kinds=("what", "when"), **_FILMS)
-    more = replace(few, minutes=(3, 8), asked=2, together=(1, 6))
-    some = PassingConfig((4, 14), asked=3, together=(1, 8), **_FILMS)
-    pairs = replace(some, minutes=(3, 8), frames=2, together=(1, 5))
-    many = replace(some, minutes=(12, 30), asked=6)
-    hour = replace(some, minutes=(30, 60), asked=8, scattered=False)
-    whole = replace(hour, minutes=(50, 60), frames=60, asked=20)  # a frame a second
+    half = replace(few, minutes=(3, 8), asked=2, together=(1, 6), told=0.4)
     return (
         _stage("recall-64", 64, 64, 1500, (*_needles(64, 0.35), *_films((told, 0.65))), ((told, 1.0),), 0.97),
         _stage(
-            "recall-128",
+            "pictures",
             128,
             32,
-            2000,
-            (*_needles(128, 0.2), *_world(1, 0.2), *_films((longer, 0.2), (few, 0.4))),
-            ((few, 1.0),),
-            0.98,
+            3000,
+            (*_needles(128, 0.1), *_world(1, 0.5), *_films((longer, 0.05), (order, 0.05), (few, 0.3))),
         ),
         _stage(
-            "shown",
+            "films",
             256,
             16,
-            3000,
-            (*_needles(256, 0.15), *_world(1, 0.25), *_world(8, 0.1), *_films((longer, 0.1), (more, 0.4))),
-            ((more, 1.0),),
-            0.98,
+            4000,
+            (
+                *_needles(256, 0.08),
+                *_world(1, 0.14),
+                *_world(8, 0.35),
+                *_films(
+                    (whole, 0.08), (order, 0.04), (half, 0.1), (_passing((3, 8), 1), 0.09), (_passing((2, 4), 2), 0.12)
+                ),
+            ),
         ),
         _stage(
             "minutes",
@@ -101,58 +102,35 @@ def _stages() -> tuple[LanguageStage, ...]:
             8,
             3000,
             (
-                *_needles(512, 0.15),
-                *_world(1, 0.15),
-                *_world(8, 0.2),
-                *_films((longer, 0.05), (some, 0.25), (pairs, 0.2)),
-            ),
-            ((some, 1.0),),
-            0.98,
-        ),
-        _stage(
-            "2k",
-            2048,
-            4,
-            1500,
-            (
-                *_needles(2048, 0.1),
-                *_far(_needles(2048, 0.1)),
+                *_needles(512, 0.1),
                 *_world(1, 0.1),
-                *_world(8, 0.2),
-                *_films((some, 0.1), (pairs, 0.1)),
-                *_far(_films((many, 0.1), (hour, 0.1), (replace(many, frames=3), 0.1))),
-            ),
-            ((hour, 1.0),),
-            0.98,
-        ),
-        _stage(
-            "16k",
-            16384,
-            1,
-            200,
-            (
-                *_needles(16384, 0.3),
-                *_world(1, 0.1),
-                *_world(8, 0.15),
-                *_films((some, 0.05), (hour, 0.1)),
-                *_far(_films((replace(hour, frames=4), 0.1), (replace(hour, frames=14), 0.2))),
-            ),
-            ((replace(hour, frames=14), 1.0),),
-            0.98,
-        ),
-        _stage(
-            "64k",
-            _LONGEST,
-            1,
-            40,
-            (
-                *_needles(16384, 0.2),
-                *_world(1, 0.1),
-                *_world(8, 0.15),
-                *_films((hour, 0.05), (replace(hour, frames=14), 0.1), (whole, 0.4)),
+                *_world(8, 0.25),
+                *_films(
+                    (whole, 0.06),
+                    (order, 0.04),
+                    (_passing((4, 14), 1, 3), 0.17),
+                    (_passing((3, 8), 2, 3), 0.12),
+                    (_passing((2, 5), 4, 3), 0.08),
+                    (_passing((1, 2), 12), 0.08),
+                ),
             ),
         ),
     )
+
+
+def _passing(minutes: tuple[int, int], frames: int, asked: int = 2, *, scattered: bool = True) -> PassingConfig:
+    """Films of so many minutes of so many frames, with so many questions.
+
+    Of one frame nobody sees which way something goes, and of one minute nothing came first. Where and which way take
+    more answers to learn than what and when.
+    """
+    kinds: list[Kind] = ["what", "when", "where", "where"]
+    if frames > 1:
+        kinds.extend(("way", "way", "way"))
+    if minutes[0] > 1:
+        kinds.append("first")
+    together = (1, min(6, minutes[1]))
+    return PassingConfig(minutes, frames, asked, together, tuple(kinds), scattered=scattered, heldout="place")
 
 
 def _stage(
@@ -178,7 +156,8 @@ def _stage(
         mesh=MeshShape(sequence=-1) if length >= 8192 else None,
         sources=mix,
         packing="whole",
-        normalization="example",
+        # As in LWM: codes count for half. By examples, a film's would count an eighth of a picture's.
+        normalization="modality",
         until=Criterion("accuracy", value, 50, rows=max(4, 16384 // length), sources=asked) if asked else None,
     )
 
