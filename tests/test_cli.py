@@ -145,6 +145,7 @@ def test_the_words_for_a_model_that_sees() -> None:
                 **asked, count=8, frames=4, things=(1, 3), guidance=(1.0, 2.5, 4.0), temperature=0.5, seed=2, batch=4
             ),
         ),
+        ("generation --frames 8 --given 3", Generation(**asked, frames=8, given=3)),
         ("perplexity --data codes/ --every 15", Perplexity(**asked, data="codes/", every=15)),
     ):  # fmt: skip
         assert cli.parse(f"evaluate {words} --model m --out o".split()) == Evaluate(command)
@@ -163,6 +164,9 @@ class Mute:
 
     def draw(self, prompts: Sequence[str], frames: int, brush: object) -> list[np.ndarray]:
         return [np.full((frames, 32, 32, 3), 140, np.uint8)] * len(prompts)
+
+    def go_on(self, films: np.ndarray, frames: int, brush: object) -> list[np.ndarray]:
+        return self.draw([""] * len(films), frames, brush)
 
 
 @pytest.fixture
@@ -201,6 +205,11 @@ def mute(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
             "generation --count 1 --guidance 1,2",
             r"(?s) +guidance 1 +guidance 1 +guidance 2 .*\nguidance 1 is the best .*\nsee .*/generation\.json and .*",
             {"generation.json", "generation", "generation-1.png", "generation-2.png"},
+        ),
+        (
+            "generation --count 1 --frames 4 --given 2",
+            r"(?s) +guidance 1 +guidance 1\n.*\nmotion .*\nsee .*/generation-film-given2\.json and .*",
+            {"generation-film-given2.json", "generation-film-given2", "generation-film-given2-1.png"},
         ),
     ],
 )

@@ -1,6 +1,7 @@
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ from rich.console import Console
 
 from evaluation.inks import inks
 from ringworld.errors import UserError
-from ringworld.evaluation.drawn import Drawing, DrawnResult, evaluate_drawn, score_film, score_picture
+from ringworld.evaluation.drawn import (
+    Drawing,
+    DrawnResult,
+    evaluate_drawn,
+    readable_scenes,
+    score_continuation,
+    score_film,
+    score_picture,
+)
 from ringworld.generation.drawing import Brush
 from ringworld.worlds.film import Act, HeldOut, Scene, World, is_new_at
 from ringworld.worlds.language import caption
@@ -150,6 +159,65 @@ def test_what_others_hit_at_once_is_not_asked_for_its_way():
     assert "motion" not in score_film(filmed(scene, 4), scene)
 
 
+def gone_on(begun: Scene, scene: Scene, since: float = 3.0) -> np.ndarray:
+    """Three frames of one scene, and five of another from a time of it on."""
+    rest = [scene.frame(since + number, SIZE) for number in range(5)]
+    return np.concatenate([filmed(begun, 3), np.stack(rest)])
+
+
+@pytest.mark.parametrize(
+    ("film", "mistakes"),
+    [
+        (gone_on(moving(), moving()), set()),  # it turns at the edge
+        (gone_on(moving(dx=0.0, ground="sky"), moving()), set()),  # what is given is not judged
+        (gone_on(moving(), moving(ground="sky")), {"ground"}),
+        (gone_on(moving(), moving(replace(RED_RING, colour="green"))), {"colour", "object"}),
+        (gone_on(moving(), moving(replace(RED_RING, kind="square"))), {"kind", "object"}),
+        (gone_on(moving(), moving(replace(RED_RING, size="large"))), {"size", "motion"}),  # the edge turns it earlier
+        (gone_on(moving(), moving(x=0.5, dx=0.0)), {"motion"}),  # it stands
+        (gone_on(moving(), moving(x=0.5, dx=-0.125), 1.0), {"motion"}),  # it goes back
+        (gone_on(moving(), moving(x=0.5, dx=0.25), 1.0), {"motion"}),  # it goes too fast
+        (gone_on(moving(), moving(), 4.0), {"motion"}),  # it leaps ahead
+        (gone_on(moving(), Scene("sand", (Act(RED_RING, 0.25, 0.5, 0.125, 0.0, 0.0, 5.0),), 8.0, 8)),
+         {"object", "motion"}),  # it is gone
+        (gone_on(moving(), Scene("sand", (*moving().acts, Act(BLUE_CROSS, 0.5, 0.1875, 0.0, 0.0, 0.0, 8.0)), 8.0, 8)),
+         {"count"}),
+        (gone_on(moving(), Scene("sand", (), 8.0, 8)), {"colour", "kind", "size", "object", "motion"}),
+    ],
+)  # fmt: skip
+def test_every_mistake_in_how_a_film_goes_on_is_seen(film, mistakes):
+    assert wrong(score_continuation(film, moving(), 3)) == mistakes
+
+
+def test_what_has_left_before_is_not_looked_for_when_a_film_goes_on():
+    acts = (*moving(dx=0.0).acts, Act(BLUE_CROSS, 0.75, 0.5, 0.0, 0.0, 0.0, 2.0))
+    scene = Scene("sand", acts, 8.0, 8)
+    assert wrong(score_continuation(filmed(scene), scene, 3)) == set()
+    assert wrong(score_continuation(filmed(scene), scene, 2)) == {"colour", "kind", "size", "object", "motion"}
+
+
+@pytest.mark.parametrize("part", ["train", "heldout"])
+def test_the_worlds_own_films_go_on_rightly(part):
+    world = World(3, part, 1, 1)
+    for index in range(8):
+        scene = world.scene(index, 6)
+        assert wrong(score_continuation(filmed(scene, 6), scene, 3)) == set(), index
+
+
+@pytest.mark.parametrize(("most", "frames", "given"), [(1, 4, 3), (2, 6, 4)])
+def test_films_are_given_that_tell_how_they_go_on(most, frames, given):
+    """Whatever is there in the last two given frames stays there, alone on its way; and a film that stands is wrong."""
+    found = [*islice(readable_scenes(World(4, "train", most, most), frames, given), 6)]
+    assert [index for index, _ in found] != [*range(6)]
+    for _, scene in found:
+        for event in scene.events:
+            assert event.happening in ("appears", "leaves")
+            assert event.seconds <= given - 2
+        film = filmed(scene, frames)
+        film[given:] = film[given - 1]
+        assert wrong(score_continuation(film, scene, given)) == {"motion"}
+
+
 def test_noise_is_read_and_wrong():
     frame = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
     assert "kind" in wrong(score_picture(frame, still(*TWO)))
@@ -168,6 +236,7 @@ class Painter:
     seed: int = 0
     things: tuple[int, int] = (1, 1)
     heldout: HeldOut = "ground"
+    frame_size: int = SIZE
     calls: list[tuple[int, int]] = field(default_factory=list)
     prompts: dict[float, list[str]] = field(default_factory=dict)
 
@@ -177,15 +246,23 @@ class Painter:
         self.prompts.setdefault(brush.guidance, []).extend(prompts)
         return [self._film(prompt, frames, self.sand or brush.guidance not in self.faithful) for prompt in prompts]
 
+    def go_on(self, films: np.ndarray, frames: int, brush: Brush) -> list[np.ndarray]:
+        """As the scene does that begins so; if it is not faithful, the last frame again and again."""
+        assert brush.guidance == 1.0
+        self.calls.append((len(films), brush.seed))
+        own = [filmed(scene, frames) for scene in self._scenes(frames)]
+        whole = [next(film for film in own if (film[: len(given)] == given).all()) for given in films]
+        last = frames if self.faithful else len(films[0])
+        return [film[np.minimum(np.arange(frames), last - 1)] for film in whole]
+
     def _film(self, words: str, frames: int, sand: bool) -> np.ndarray:
+        scene = next(scene for scene in self._scenes(frames) if caption(scene) == words)
+        return filmed(replace(scene, ground="sand") if sand else scene, frames)
+
+    def _scenes(self, frames: int) -> Iterator[Scene]:
         for part in ("train", "heldout"):
-            for index in range(40):
-                world = World(self.seed, part, *self.things, heldout=self.heldout)
-                scene = world.picture(index) if frames == 1 else world.scene(index, frames)
-                if caption(scene) == words:
-                    scene = replace(scene, ground="sand") if sand else scene
-                    return filmed(scene, frames)
-        raise AssertionError(words)
+            world = World(self.seed, part, *self.things, heldout=self.heldout)
+            yield from (world.picture(index) if frames == 1 else world.scene(index, frames) for index in range(40))
 
 
 def run(out: Path, model: Painter, **changes: Any) -> DrawnResult:
@@ -214,6 +291,33 @@ def test_an_evaluation_writes_scores_drawings_and_a_sheet(tmp_path, frames):
     assert inks(sheet) == {"right"}
     for line in str(result).splitlines()[3:]:
         assert line.split()[1:] == ["100.0%", "100.0%"]
+
+
+def test_films_that_are_given_go_on_beside_those_that_are_drawn(tmp_path):
+    asked = {"count": 3, "frames": 5, "guidance": [1.0]}
+    drawn = run(tmp_path, Painter(), **asked)
+    before = {path: path.read_bytes() for path in tmp_path.glob("generation-film*.*")}
+    assert "given" not in drawn.settings, "results from before there was such a setting go on"
+    model = Painter()
+    result = run(tmp_path, model, **asked, given=3)
+    assert [count for count, _ in model.calls] == [2, 1, 2, 1]
+    assert result.settings == drawn.settings | {"given": 3}
+    assert result.summary()["by_guidance"]["1"]["seen"] == {
+        "drawings": 3, "all": 1.0, "ground": 1.0, "count": 1.0, "colour": 1.0, "kind": 1.0, "size": 1.0, "object": 1.0,
+        "motion": 1.0,
+    }  # fmt: skip
+    assert all(path.read_bytes() == content for path, content in before.items())
+    name = "generation-film-given3"
+    first = result.drawings[0]
+    film = filmed(World(0, "train", 1, 1).scene(first.index, 5), 5)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / name / first.file)), np.concatenate([*film], axis=1))
+    sheet = np.asarray(Image.open(tmp_path / f"{name}-1.png"))
+    assert ((sheet == np.array((34, 48, 60))).all(-1).sum(1) == 3 * 128).any(), "what is given is underlined"
+    assert run(tmp_path, model, **asked, given=3) == result
+    still = run(tmp_path, Painter("still", faithful=()), **asked, given=2)
+    assert {what: still.share(1.0, "train", what) for what in ("all", "object", "motion")} == {
+        "all": 0.0, "object": 1.0, "motion": 0.0
+    }  # fmt: skip
 
 
 def test_several_guidances_draw_the_same_captions_and_stand_side_by_side(tmp_path):
@@ -309,6 +413,9 @@ def test_a_stopped_evaluation_goes_on_and_can_be_extended(tmp_path):
         ({"count": 0}, "count, frames and batch must be 1 or more"),
         ({"guidance": []}, "guidance at least one number"),
         ({"things": (0, 2)}, "things from 1 to 4, got .* 0 to 2"),
+        ({"frames": 4, "given": 1}, "at least 2, as one frame shows no motion, .* got 1 of 4"),
+        ({"frames": 4, "given": 4}, "smaller than frames, got 4 of 4"),
+        ({"frames": 4, "given": 3, "guidance": [1.0, 2.0]}, r"take 1, got \[1.0, 2.0\]"),
     ],
 )
 def test_what_cannot_be_asked(tmp_path, changes, said):

@@ -23,3 +23,11 @@ def test_small_frames_are_enlarged_and_long_films_thinned_out() -> None:
     assert greys[:8] == [0, 2, 5, 8, 10, 13, 16, 19]  # eight of twenty, evenly, from the first to the last
     assert len(greys) == 9  # and white
     assert sheet.shape[1] < 9 * 128 + 100
+
+
+def test_frames_that_are_given_are_underlined() -> None:
+    plain, given = (contact_sheet([("films", [Tile(film(20), "grey", given=count)])]) for count in (0, 6))
+    _, columns = np.nonzero((plain != given).any(-1))
+    assert {*(columns // 130)} == {0, 1, 2}  # of the eight that are shown, 0, 2 and 5 are given
+    lines = (given == np.array((34, 48, 60))).all(-1).sum(1)
+    assert (lines == 3 * 128).sum() == 4

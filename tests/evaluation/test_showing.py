@@ -65,12 +65,16 @@ class Hand:
     blind: bool = False
     calls: list[tuple[int, Brush]] = field(default_factory=list)
     fingerprint: str = "eyes"
+    frame_size: int = SIZE
 
     def draw(self, prompts: Sequence[str], frames: int, brush: Brush) -> list[np.ndarray]:
         self.calls.append((frames, brush))
         scenes = {prompt.words: prompt.scene for prompt in self.plan.prompts() if prompt.frames == frames}
         drawn = [*scenes.values()][:1] * len(prompts) if self.blind else [scenes[words] for words in prompts]
         return [np.stack([scene.frame(number, SIZE) for number in range(frames)]) for scene in drawn if scene]
+
+    def go_on(self, films: np.ndarray, frames: int, brush: Brush) -> list[np.ndarray]:
+        raise AssertionError("nobody gives it frames")
 
 
 def run(out: Path, eyes: Eyes | None = None, hand: Hand | None = None, plan: Plan = PLAN, **changes: Any) -> Shown:

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from generation.models import TINY_FRAMES, frame_tokenizer, random_model, seeing_model
+from ringworld.data.conversations import vision_alone
 from ringworld.errors import UserError
-from ringworld.generation.drawing import Brush, Drawing
+from ringworld.generation.drawing import Brush, Drawing, pixels
 from ringworld.mesh import MeshShape
 from ringworld.tokens.codec import FrameTokenizer
-from ringworld.tokens.vision import visions
+from ringworld.tokens.vision import vision_ids, visions
 from tokens.small_vqgan import SMALL
 from tokens.small_vqgan import draw as draw_vqgan
 
@@ -68,6 +69,26 @@ def test_a_film_goes_on_from_frames_that_are_given() -> None:
     assert any((a != b).any() for a, b in zip(one[2:], plain[2:], strict=True)), "what is given must matter"
 
 
+@pytest.mark.parametrize("shape", [MeshShape(), MeshShape(data=2, sequence=2)])
+def test_films_go_on_from_their_frames_alone(shape: MeshShape) -> None:
+    """As a document without words does: bos, `<vision>`, the frames that are given, and what the model makes of it."""
+    given = np.random.default_rng(0).integers(0, 256, (3, 2, 8, 8, 3), np.uint8)
+    model, brush = seeing_model(shape), Brush(temperature=0.0)
+    films = Drawing(model).go_on(given, 4, brush)
+    vocabulary, tokenizer = model.tokenizer.vocabulary, frame_tokenizer()
+    for film, beginning in zip(films, given, strict=True):
+        np.testing.assert_array_equal(film[:2], beginning)
+        document = vision_alone(vision_ids(tokenizer.encode(beginning), vocabulary), vocabulary)
+        whole = np.concatenate([span.ids for span in document.spans])
+        end = len(vocabulary.opening) + len(vocabulary.vision_start) + 2 * 5
+        prompt = np.append(whole[: end - 1], np.int32(vocabulary.eof))
+        (ids,) = model.complete([prompt], 10, *model.sampler(0.0, 0, 1.0, 0, frames=4))
+        np.testing.assert_array_equal(film[2:], pixels(ids, tokenizer, vocabulary))
+    assert len(np.unique(films, axis=0)) == 3
+    np.testing.assert_array_equal(Drawing(model).go_on(given, 4, replace(brush, guidance=3.0)), films)
+    assert Drawing(model).go_on(given[:0], 4) == []
+
+
 def test_the_model_may_draw_when_it_is_not_asked_to() -> None:
     """Generated text opens a vision only to fill it with whole frames."""
     model = seeing_model()
@@ -104,6 +125,10 @@ def test_mistakes() -> None:
     with pytest.raises(UserError, match=r"the guidance \(CFG\) is 2.0, and this model was never trained on a picture"):
         unasked.draw(["a"], 1, Brush(guidance=2.0))
     given = np.zeros((2, 8, 8, 3), np.uint8)
+    with pytest.raises(UserError, match="from frames alone, and this model was never trained on a picture"):
+        unasked.go_on(given[None], 3)
+    with pytest.raises(UserError, match="2 frames were asked for, and 2 are given"):
+        drawing().go_on(given[None], 2)
     with pytest.raises(UserError, match="2 frames were asked for, and 2 are given"):
         drawing().film("a", 2, like=given)
     with pytest.raises(UserError, match="takes frames of 8x8 pixels, got 4x4"):

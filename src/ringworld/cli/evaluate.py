@@ -292,16 +292,19 @@ class Vqa(OfModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Generation(OfModel):
-    """Let the model draw captions of the shapes world, and have a reader of its rules say what is right in them. What
-    training shows stands beside what it never shows.
+    """Let the model draw captions of the shapes world, or go on with films of it, and have a reader of its rules say
+    what is right in them. What training shows stands beside what it never shows.
 
     Writes generation.json, the drawings, and sheets of them, generation-GUIDANCE.png; of films generation-film.json and
-    so on. Started again it goes on, or draws more captions, or with another guidance.
+    so on, of films with given frames generation-film-given3.json. Started again it goes on, or draws more captions, or
+    with another guidance.
 
     Attributes:
         out: the folder for the results.
         count: captions like those trained on, and as many with what is held out.
         frames: 1 is a picture, more a film of one frame a second.
+        given: so many of a film's frames are given, 2 or more, and no words: how it goes on is to be seen from them.
+            0: it is drawn from its caption.
         things: in each, from so many to so many.
         guidance: how closely captions are followed (CFG), one value or several, with each of which all are drawn.
         temperature: 0 takes the likeliest token each time; 1 draws as the model says.
@@ -313,6 +316,7 @@ class Generation(OfModel):
     out: Folder
     count: Count = 64
     frames: Count = 1
+    given: Count = 0
     things: Span = (1, 1)
     guidance: Numbers = (1.0,)
     temperature: Number = 1.0
@@ -321,7 +325,7 @@ class Generation(OfModel):
     heldout: HeldOut = "ground"
 
     def __call__(self) -> None:
-        from ringworld.evaluation.drawn import evaluate_drawn
+        from ringworld.evaluation.drawn import evaluate_drawn, results_name
         from ringworld.generation.drawing import Drawing
 
         result = evaluate_drawn(
@@ -330,6 +334,7 @@ class Generation(OfModel):
             heldout=self.heldout,
             count=self.count,
             frames=self.frames,
+            given=self.given,
             things=self.things,
             guidance=self.guidance,
             temperature=self.temperature,
@@ -339,7 +344,7 @@ class Generation(OfModel):
         print(result)
         if len(result.guidances) > 1:
             print(f"guidance {result.best:g} is the best of the seen ones")
-        print(f"see {self.out / ('generation' if self.frames == 1 else 'generation-film')}.json and the .png files")
+        print(f"see {self.out / results_name(self.frames, self.given)}.json and the .png files")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,10 @@
-"""What a model draws of the shapes world: captions go in, and a reader that has no part in it says what is right.
+"""What a model draws of the shapes world: captions go in, or a film's first frames, and a reader that has no part in it
+says what is right.
 
 `worlds.reader` reads every frame by rules. A picture is right or wrong in its ground and count, and in its things'
 colours, kinds, sizes and places; a film also in its objects, things of the right colour and kind in most of its frames,
-and in their motion. "held out" captions have combinations that training never shows.
+and in their motion. Films that go on from given frames are held against how the scene itself goes on. What is "held
+out" has combinations that training never shows.
 """
 
 from collections import Counter
@@ -28,7 +30,7 @@ from ringworld.progress import progress_bar
 from ringworld.tokens.images import read_image, to_png
 from ringworld.worlds.film import VELOCITIES, Act, HeldOut, Part, Scene, World
 from ringworld.worlds.language import caption
-from ringworld.worlds.reader import read
+from ringworld.worlds.reader import Reading, read
 from ringworld.worlds.shapes import Placed, place
 
 What = Literal["ground", "count", "colour", "kind", "size", "place", "object", "motion"]
@@ -43,10 +45,14 @@ _SHEET = 32  # drawings of a part on a contact sheet, a film's frames counted
 
 @runtime_checkable
 class Draws(Protocol):
-    """Who can be asked for pictures and films. `fingerprint` tells this model from others."""
+    """Who can be asked for pictures and films. `fingerprint` tells this model from others, and `frame_size` is the side
+    of its frames, in pixels."""
 
     @property
     def fingerprint(self) -> str: ...
+
+    @property
+    def frame_size(self) -> int: ...
 
     def draw(self, prompts: Sequence[str], frames: int, brush: Brush) -> list[UInt8[np.ndarray, "F H W 3"]]:
         """So many frames of each thing asked for: a picture, or a film at one frame a second.
@@ -54,6 +60,12 @@ class Draws(Protocol):
         Args:
             prompts: what is to be seen, in the words of captions alone: how a model is asked is its own matter.
         """
+        ...
+
+    def go_on(
+        self, films: UInt8[np.ndarray, "B given H W 3"], frames: int, brush: Brush
+    ) -> list[UInt8[np.ndarray, "F H W 3"]]:
+        """Whole films of so many frames, one a second, of which the first are given, and no words."""
         ...
 
 
@@ -87,28 +99,15 @@ def score_film(frames: UInt8[np.ndarray, "F size size 3"], scene: Scene) -> Scor
       frames where it was. Left out for a thing of which the scene itself does not show that at one frame a second, as
       others hit it at once; and when nothing is left, there is no `motion`.
     """
-    readings = [read(frame) for frame in frames]
-    pairs = [_paired(scene.acts, reading.things) for reading in readings]
-    acts = scene.acts
-    likest = [[row[number][1] for row in pairs] for number in range(len(acts))]
-    tracks = [_whole([s for s in row if s and _alike(act, s)]) for act, row in zip(acts, likest, strict=True)]
+    acts, readings = scene.acts, [read(frame) for frame in frames]
+    tracks = [_whole([seen for seen in row if seen]) for row in _followed(acts, readings)]
     right = [[seen for seen in track if _alike(act, seen) == 2] for act, track in zip(acts, tracks, strict=True)]
     places = [seen or track for seen, track in zip(right, tracks, strict=True)]
     always = [not act.passes and act.enters == 0 and act.leaves >= scene.seconds for act in acts]
     moving = [number for number, act in enumerate(acts) if _is_as_said(act, _true_track(scene, act, len(frames)))]
     standing = [number for number, act in enumerate(acts) if not act.passes]
-
-    def mostly(word: str) -> bool:
-        """Whether the things have the right colour, kind or size in most of the frames in which they are seen."""
-        wanted = [getattr(act.thing, word) for act in acts]
-        return all(_most(getattr(s.thing, word) == w for s in seen) for w, seen in zip(wanted, tracks, strict=True))
-
     score: Score = {
-        "ground": _most(reading.ground == scene.ground for reading in readings),
-        "count": _most(len(reading.things) <= len(acts) for reading in readings),
-        "colour": mostly("colour"),
-        "kind": mostly("kind"),
-        "size": mostly("size"),
+        **_look(scene.ground, acts, readings, tracks),
         "place": all(bool(places[number]) and _is_at(acts[number], places[number][0]) for number in standing),
         "object": all(
             len(seen) > len(frames) / 2 if through else bool(seen) for seen, through in zip(right, always, strict=True)
@@ -119,20 +118,90 @@ def score_film(frames: UInt8[np.ndarray, "F size size 3"], scene: Scene) -> Scor
     return score
 
 
-def score(film: UInt8[np.ndarray, "F size size 3"], scene: Scene) -> Score:
-    """`score_picture` or `score_film`, whichever the scene is."""
+def score_continuation(frames: UInt8[np.ndarray, "F size size 3"], scene: Scene, given: int) -> Score:
+    """What of frames, one a second, goes on as the scene does of which the first are given. It is looked for in the
+    others, and of the things that are there in the last given one.
+
+    - `ground`, `count`, `colour`, `kind` and `size`: as in `score_film`.
+    - `object`: a thing of this colour and kind is in most of the frames.
+    - `motion`: in most of the frames it is where it is in the scene itself, also once an edge has turned it.
+    """
+    last, *true = [{one.thing: one for one in scene.at(number / FPS)} for number in range(given - 1, len(frames))]
+    acts, readings = [act for act in scene.acts if act.thing in last], [read(frame) for frame in frames[given:]]
+    rows = [*zip(acts, _followed(acts, readings), strict=True)]
+    return {
+        **_look(scene.ground, acts, readings, [[seen for seen in row if seen] for _, row in rows]),
+        "object": all(_most(seen is not None and _alike(act, seen) == 2 for seen in row) for act, row in rows),
+        "motion": all(
+            _most(_is_near(seen, there.get(act.thing)) for seen, there in zip(row, true, strict=True))
+            for act, row in rows
+        ),
+    }
+
+
+def score(film: UInt8[np.ndarray, "F size size 3"], scene: Scene, given: int = 0) -> Score:
+    """`score_picture` or `score_film`, whichever the scene is; `score_continuation` where frames are given."""
+    if given:
+        return score_continuation(film, scene, given)
     return score_picture(film[0], scene) if scene.seconds == 0 else score_film(film, scene)
 
 
-def readable_scenes(world: World, frames: int) -> Iterator[tuple[int, Scene]]:
+def readable_scenes(world: World, frames: int, given: int = 0) -> Iterator[tuple[int, Scene]]:
     """The pictures or scenes of a world by number, without those few whose own frames are not all read rightly, as
     things hide each other: whoever draws as asked is right in everything.
+
+    Args:
+        given: of a film so many frames are given. Then only scenes come of which these tell how they go on: what is
+            there in the last two stays there, nothing is hit by another thing, and something moves, so that whoever
+            repeats the last one is wrong.
     """
     for index in count_from(0):
         scene = world.picture(index) if frames == 1 else world.scene(index, frames / FPS)
-        film = np.stack([scene.frame(number / FPS, _READ_SIZE) for number in range(frames)])
-        if all(score(film, scene).values()):
+        if given and not _is_told(scene, frames, given):
+            continue
+        if all(score(_own_frames(scene, frames, _READ_SIZE), scene, given).values()):
             yield index, scene
+
+
+def _is_told(scene: Scene, frames: int, given: int) -> bool:
+    """Whether the given frames tell how a scene goes on, and it does not stay as it is.
+
+    Two frames of a thing tell its way: in its first second none comes to an edge that would turn it.
+    """
+    moments = [scene.at(number / FPS) for number in range(given - 2, frames)]
+    if len({tuple(seen.thing for seen in there) for there in moments}) > 1:
+        return False
+    if any(event.happening == "collides" for event in scene.events):
+        return False
+    return any(not _most(_is_near(last, seen) for seen in later) for last, *later in zip(*moments[1:], strict=True))
+
+
+def _own_frames(scene: Scene, frames: int, size: int) -> UInt8[np.ndarray, "F size size 3"]:
+    """So many of a scene's frames, one a second."""
+    return np.stack([scene.frame(number / FPS, size) for number in range(frames)])
+
+
+def _look(ground: str, acts: Sequence[Act], readings: Sequence[Reading], tracks: Sequence[Sequence[Placed]]) -> Score:
+    """What is right of what a film shows, whatever goes on in it: `tracks` are what is likest to each thing."""
+
+    def mostly(word: str) -> bool:
+        """Whether the things have the right colour, kind or size in most of the frames in which they are seen."""
+        wanted = [getattr(act.thing, word) for act in acts]
+        return all(_most(getattr(s.thing, word) == w for s in seen) for w, seen in zip(wanted, tracks, strict=True))
+
+    return {
+        "ground": _most(reading.ground == ground for reading in readings),
+        "count": _most(len(reading.things) <= len(acts) for reading in readings),
+        "colour": mostly("colour"),
+        "kind": mostly("kind"),
+        "size": mostly("size"),
+    }
+
+
+def _followed(acts: Sequence[Act], readings: Sequence[Reading]) -> list[list[Placed | None]]:
+    """Of each act what is likest to it, frame by frame; None where nothing is like it."""
+    pairs = [_paired(acts, reading.things) for reading in readings]
+    return [[seen if seen and _alike(act, seen) else None for act, seen in row] for row in zip(*pairs, strict=True)]
 
 
 def _paired(acts: Sequence[Act], things: Sequence[Placed]) -> list[tuple[Act, Placed | None]]:
@@ -165,6 +234,11 @@ def _is_at(act: Act, seen: Placed) -> bool:
     """Whether a thing is in the ninth of the frame where the act begins, or next to its border."""
     shifts = (-_SLACK, 0.0, _SLACK)
     return place(act.x, act.y) in {place(seen.x + x, seen.y + y) for x in shifts for y in shifts}
+
+
+def _is_near(one: Placed | None, other: Placed | None) -> bool:
+    """Whether both are there, and at about the same place."""
+    return one is not None and other is not None and max(abs(one.x - other.x), abs(one.y - other.y)) <= _MOVED
 
 
 def _is_as_said(act: Act, track: Sequence[Placed]) -> bool:
@@ -277,12 +351,18 @@ class DrawnResult:
                 yield guidance, name, {"drawings": len(drawn), **known}
 
 
+def results_name(frames: int, given: int = 0) -> str:
+    """What the names of an evaluation's files begin with: "generation", "generation-film", "generation-film-given3"."""
+    return ("generation" if frames == 1 else "generation-film") + (f"-given{given}" if given else "")
+
+
 def evaluate_drawn(
     model: Draws,
     out: Path,
     *,
     count: int = 64,
     frames: int = 1,
+    given: int = 0,
     things: tuple[int, int] = (1, 1),
     guidance: Sequence[float] = (1.0,),
     temperature: float = 1.0,
@@ -291,9 +371,9 @@ def evaluate_drawn(
     batch: int = 16,
     console: Console | None = None,
 ) -> DrawnResult:
-    """Lets a model draw captions, and writes `generation.json` into the folder `out`; for each guidance a contact sheet
-    `generation-<guidance>.png`; and the drawings themselves, a film's frames side by side, into `out/generation`. Of
-    films the names begin with `generation-film`.
+    """Lets a model draw captions, or go on with films, and writes `generation.json` into the folder `out`; for each
+    guidance a contact sheet `generation-<guidance>.png`; and the drawings themselves, a film's frames side by side,
+    into `out/generation`. Of films the names begin as `results_name` says.
 
     The JSON is written anew after each batch, atomically. Where it is there already, its captions are not drawn again:
     an evaluation that was stopped goes on, and can be extended, by more captions or another guidance.
@@ -301,6 +381,8 @@ def evaluate_drawn(
     Args:
         count: captions that are like those trained on, and as many that are held out.
         frames: 1 is a picture, more a film at one frame a second.
+        given: so many frames of the scene itself begin the film, 2 or more, and no words are said: how it goes on must
+            be seen from them (see `score_continuation` and `readable_scenes`). 0: the film is drawn from its caption.
         things: in each, from so many to so many, 1 to 4.
         guidance: of which each draws the same captions,
         temperature: see `Brush`.
@@ -320,7 +402,14 @@ def evaluate_drawn(
             "count, frames and batch must be 1 or more, guidance at least one number, and things from 1 to 4, got "
             f"{count}, {frames}, {batch}, {[*guidance]} and {things[0]} to {things[1]}"
         )
-    name = "generation" if frames == 1 else "generation-film"
+    if given and not 2 <= given < frames:
+        raise UserError(
+            f"given must be 0, or at least 2, as one frame shows no motion, and smaller than frames, got {given} of "
+            f"{frames}"
+        )
+    if given and {*guidance} != {1}:
+        raise UserError(f"guidance follows words, and where frames are given none are said: take 1, got {[*guidance]}")
+    name = results_name(frames, given)
     settings = {
         "frames": frames,
         "things": list(things),
@@ -328,12 +417,13 @@ def evaluate_drawn(
         "seed": seed,
         "heldout": heldout,
         "model": model.fingerprint,
-    }
+    } | ({"given": given} if given else {})  # without it, as there was none: results from before go on
     path = out / f"{name}.json"
     drawings = [*earlier_cases(path, settings, Drawing.from_dict, "drawings")]
     done = {(drawing.guidance, drawing.part, drawing.index) for drawing in drawings}
     wanted = {
-        part: [*islice(readable_scenes(World(seed, part, *things, heldout=heldout), frames), count)] for part in NAMES
+        part: [*islice(readable_scenes(World(seed, part, *things, heldout=heldout), frames, given), count)]
+        for part in NAMES
     }
     scales = sorted(set(map(float, guidance)))
     with progress_bar(console) as progress:
@@ -342,11 +432,11 @@ def evaluate_drawn(
             waiting = [(index, scene) for index, scene in wanted[part] if (scale, part, index) not in done]
             progress.advance(bar, count - len(waiting))
             for some in (waiting[first : first + batch] for first in range(0, len(waiting), batch)):
-                captions = [caption(scene) for _, scene in some]
                 brush = Brush(temperature=temperature, guidance=scale, seed=seed + some[0][0])
-                films = model.draw(captions, frames, brush)
-                for (index, scene), words, film in zip(some, captions, films, strict=True):
-                    drawings.append(drawing := Drawing(scale, part, index, words, score(film, scene)))
+                films = _drawn(model, [scene for _, scene in some], frames, given, brush)
+                for (index, scene), film in zip(some, films, strict=True):
+                    marks = score(film, scene, given)
+                    drawings.append(drawing := Drawing(scale, part, index, caption(scene), marks))
                     write_result(out / name / drawing.file, to_png(np.concatenate([*film], axis=1)))
                 drawings.sort(key=lambda d: (d.guidance, [*NAMES].index(d.part), d.index))
                 result = DrawnResult(settings, tuple(drawings))
@@ -360,6 +450,15 @@ def evaluate_drawn(
     return result
 
 
+def _drawn(
+    model: Draws, scenes: Sequence[Scene], frames: int, given: int, brush: Brush
+) -> list[UInt8[np.ndarray, "F H W 3"]]:
+    """What a model draws of scenes, from their captions or from so many of their frames."""
+    if not given:
+        return model.draw([caption(scene) for scene in scenes], frames, brush)
+    return model.go_on(np.stack([_own_frames(scene, given, model.frame_size) for scene in scenes]), frames, brush)
+
+
 def _short(guidance: float) -> str:
     """2.0 -> "2"."""
     return str(guidance).removesuffix(".0")
@@ -367,12 +466,14 @@ def _short(guidance: float) -> str:
 
 def _sections(result: DrawnResult, guidance: float, folder: Path) -> Iterator[tuple[str, list[Tile]]]:
     """For the contact sheet: a heading and the first drawings of each part, as they are on the disk."""
-    frames = result.settings["frames"]
+    frames, given = result.settings["frames"], result.settings.get("given", 0)
+    how = f"the {given} underlined frames given" if given else f"guidance {_short(guidance)}"
     for part, name in NAMES.items():
         chosen = result.of(guidance, part)
         right = sum(drawing.right for drawing in chosen)
         tiles = []
         for drawing in chosen[: max(1, _SHEET // frames)]:
             film = np.stack(np.split(read_image(folder / drawing.file), frames, axis=1))
-            tiles.append(Tile(film, drawing.caption, [what for what, mark in drawing.score.items() if not mark]))
-        yield f"guidance {_short(guidance)}, {name}: {right} of {len(chosen)} right", tiles
+            wrong = [what for what, mark in drawing.score.items() if not mark]
+            tiles.append(Tile(film, drawing.caption, wrong, given))
+        yield f"{how}, {name}: {right} of {len(chosen)} right", tiles

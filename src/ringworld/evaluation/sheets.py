@@ -10,18 +10,19 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 # All in pixels.
-_TILE, _GAP, _EDGE, _LINE, _TEXT = 128, 2, 8, 15, 12
+_TILE, _GAP, _EDGE, _LINE, _TEXT, _UNDERLINE = 128, 2, 8, 15, 12, 4
 _ACROSS = 8  # frames in a row
 _RIGHT, _WRONG, _INK = (24, 120, 52), (190, 32, 38), (34, 48, 60)
 
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """A picture or film, its caption, and what in it is wrong."""
+    """A picture or film, its caption, and what in it is wrong. The first `given` frames are underlined."""
 
     frames: UInt8[np.ndarray, "F H W 3"]
     caption: str
     wrong: Sequence[str] = ()
+    given: int = 0
 
 
 def contact_sheet(sections: Iterable[tuple[str, Sequence[Tile]]]) -> UInt8[np.ndarray, "h w 3"]:
@@ -43,9 +44,10 @@ def contact_sheet(sections: Iterable[tuple[str, Sequence[Tile]]]) -> UInt8[np.nd
 def _drawn(tile: Tile) -> np.ndarray:
     """The frames side by side, and the caption below."""
     frames = tile.frames
-    shown = frames[np.linspace(0, len(frames) - 1, min(_ACROSS, len(frames))).astype(int)]
+    shown = np.linspace(0, len(frames) - 1, min(_ACROSS, len(frames))).astype(int)
     zoom = max(1, _TILE // frames.shape[1])
-    enlarged = shown.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    enlarged = frames[shown].repeat(zoom, axis=1).repeat(zoom, axis=2)
+    enlarged[shown < tile.given, -_UNDERLINE:] = _INK
     gaps = ((0, 0), (0, 0), (0, _GAP), (0, 0))
     strip = np.concatenate([*np.pad(enlarged, gaps, constant_values=255)], axis=1)
     columns = max(16, strip.shape[1] // 6)

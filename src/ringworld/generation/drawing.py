@@ -1,4 +1,5 @@
-"""Pictures and films from words: the model writes codes of frames, the frame tokenizer makes pixels of them.
+"""Pictures and films, from words or from a beginning: the model writes codes of frames, the frame tokenizer makes
+pixels of them.
 
 A film comes frame by frame, as it is written. With guidance two rows run side by side, one that was asked for in words
 and one that was not; each token is drawn once, from both (see `Sampler`).
@@ -86,6 +87,11 @@ class Drawing:
         """The model's."""
         return self._model.fingerprint
 
+    @property
+    def frame_size(self) -> int:
+        """The side of its frames, in pixels."""
+        return self._frames.config.frame_size
+
     def draw(self, prompts: Sequence[str], frames: int = 1, brush: Brush = Brush()) -> list[Film]:
         """A picture, or a film of so many frames, for each prompt.
 
@@ -95,20 +101,25 @@ class Drawing:
         """
         if not prompts:
             return []
-        model, count = self._model, frames * self._each
-        begun = self._begin([self._words(prompt, frames) for prompt in prompts], self._shown(None), frames, brush)
-        ids, _ = decode.finish(
-            model.weights,
-            begun.state,
-            jnp.int32(count),
-            begun.sampler,
-            begun.stop,
-            begun.frequencies,
-            room=count,
-            config=model.config,
-            mesh=model.mesh,
-        )
-        return [pixels(row, self._frames, self._vocabulary) for row in np.asarray(ids)[: len(prompts)]]
+        return self._finished(self._begin([self._words(prompt, frames) for prompt in prompts], None, frames, brush))
+
+    def go_on(
+        self, films: UInt8[np.ndarray, "B given H W 3"], frames: int, brush: Brush = Brush()
+    ) -> list[UInt8[np.ndarray, "F H W 3"]]:
+        """Films of so many frames of which the first are given, and no words: what comes next is to be seen from them.
+
+        A row begins as the films do that no words ask for in training (`data.conversations.vision_alone`). There are no
+        words to be followed more closely, so guidance changes nothing.
+
+        Raises:
+            UserError: nothing is left to draw, frames of another size than the tokenizer's, a setting outside its
+                range, or the model was never trained on a picture or film without words.
+        """
+        if not len(films):
+            return []
+        self._require_unasked("films are to go on from frames alone", "as these are: take another, or")
+        begun = self._begin([self._nothing] * len(films), films, frames, brush)
+        return [np.concatenate(parts) for parts in zip(films, self._finished(begun), strict=True)]
 
     def film(self, prompt: str, frames: int, brush: Brush = Brush(), like: Film | None = None) -> Iterator[Frame]:
         """A picture or film of so many frames, each as soon as it is written.
@@ -120,17 +131,31 @@ class Drawing:
             UserError: as `draw`; or the film is at its end with the frames that are given. At once, not when the first
                 frame is asked for.
         """
-        given = 0 if like is None else len(like)
-        if given and given >= frames:
-            raise UserError(f"{frames} frames were asked for, and {given} are given: ask for more than these")
-        begun = self._begin([self._words(prompt, frames)], self._shown(like), frames, brush)
-        return chain(() if like is None else like, self._written(begun, (frames - given) * self._each))
+        begun = self._begin([self._words(prompt, frames)], None if like is None else like[None], frames, brush)
+        return chain(() if like is None else like, self._written(begun))
 
-    def _written(self, begun: "_Begun", count: int) -> Iterator[Frame]:
+    def _finished(self, begun: "_Begun") -> list[Film]:
+        """What every row still has to draw, at once."""
+        model = self._model
+        ids, _ = decode.finish(
+            model.weights,
+            begun.state,
+            jnp.int32(begun.count),
+            begun.sampler,
+            begun.stop,
+            begun.frequencies,
+            room=begun.count,
+            config=model.config,
+            mesh=model.mesh,
+        )
+        return [pixels(row, self._frames, self._vocabulary) for row in np.asarray(ids)[: begun.films]]
+
+    def _written(self, begun: "_Begun") -> Iterator[Frame]:
+        """The same of the first row, frame by frame."""
         model, state, ids = self._model, begun.state, list[int]()
-        for made in range(1, count + 1):
+        for made in range(1, begun.count + 1):
             token = int(state.token[0])
-            if made < count:  # the device makes the next token while this one is looked at
+            if made < begun.count:  # the device makes the next token while this one is looked at
                 state = decode.step(
                     model.weights, state, begun.sampler, begun.stop, begun.frequencies, config=model.config,
                     mesh=model.mesh,
@@ -140,28 +165,39 @@ class Drawing:
                 yield pixels(np.array(ids, np.int32), self._frames, self._vocabulary)[0]
                 ids.clear()
 
-    def _begin(self, words: list[Ids], shown: Ids, frames: int, brush: Brush) -> "_Begun":
-        """Reads the prompts: words, and after them what is shown already."""
-        model, rows = self._model, words
+    def _begin(
+        self, words: list[Ids], given: UInt8[np.ndarray, "B given H W 3"] | None, frames: int, brush: Brush
+    ) -> "_Begun":
+        """Reads the prompts: words, and after them the frames that each film begins with."""
+        model, films, before = self._model, len(words), 0 if given is None else given.shape[1]
+        if before and before >= frames:
+            raise UserError(f"{frames} frames were asked for, and {before} are given: ask for more than these")
         guidance = None if brush.guidance == 1 else brush.guidance
-        if guidance is not None and model.draws_unasked is False:
-            raise UserError(
-                f"the guidance (CFG) is {guidance}, and this model was never trained on a picture or film without "
-                "words, which guidance draws away from: take 1, or train it with captions left out (drop_text)"
-            )
+        if guidance is not None:
+            self._require_unasked(f"the guidance (CFG) is {guidance}", "which guidance draws away from: take 1, or")
         sampler, stop = model.sampler(
             brush.temperature, brush.top_k, brush.top_p, brush.seed, guidance=guidance, frames=frames
         )
+        shown = self._shown(films, given)
         if guidance is not None:
-            height = decode.bucket(len(rows), least=1, multiple=axis_size(model.mesh, "batch"))
-            nothing = np.array(self._vocabulary.opening, np.int32)
-            rows = [*rows, *rows[-1:] * (height - len(rows)), *[nothing] * height]
-        rows = [np.concatenate([row, shown]) for row in rows]
-        count = frames * self._each
+            height = decode.bucket(films, least=1, multiple=axis_size(model.mesh, "batch"))
+            words = [*words, *words[-1:] * (height - films), *[self._nothing] * height]
+            shown = [*shown, *shown[-1:] * (height - films)] * 2
+        rows = [np.concatenate(parts) for parts in zip(words, shown, strict=True)]
+        count = (frames - before) * self._each
         length = max(map(len, rows)) + count
         model.note_length(length)
         frequencies = model.frequencies(length)
-        return _Begun(model.start(rows, count, sampler, stop, frequencies), sampler, stop, frequencies)
+        state = model.start(rows, count, sampler, stop, frequencies)
+        return _Begun(state, sampler, stop, frequencies, films, count)
+
+    def _require_unasked(self, wanted: str, mend: str) -> None:
+        """Raises UserError when the model has not learned to draw without words."""
+        if self._model.draws_unasked is False:
+            raise UserError(
+                f"{wanted}, and this model was never trained on a picture or film without words, {mend} train it with "
+                "captions left out (drop_text)"
+            )
 
     def _words(self, prompt: str, frames: int) -> Ids:
         """The conversation up to `<vision>`."""
@@ -174,12 +210,18 @@ class Drawing:
         begun = self._template.encode([*asked, {"role": "assistant", "content": [mark]}])
         return np.array(begun[: begun.index(mark[0], before)], np.int32)
 
-    def _shown(self, frames: Film | None) -> Ids:
-        """`<vision>`, and the frames that are given."""
+    def _shown(self, films: int, given: UInt8[np.ndarray, "B given H W 3"] | None) -> list[Ids]:
+        """Of so many films `<vision>`, and the frames that are given of each."""
         start = np.array(self._vocabulary.vision_start, np.int32)
-        if frames is None:
-            return start
-        return np.concatenate([start, frame_ids(self._frames.encode(frames), self._vocabulary, last=False)])
+        if given is None:
+            return [start] * films
+        codes = np.split(self._frames.encode(given.reshape(-1, *given.shape[2:])), films)
+        return [np.concatenate([start, frame_ids(some, self._vocabulary, last=False)]) for some in codes]
+
+    @property
+    def _nothing(self) -> Ids:
+        """The words of a film that no words ask for."""
+        return np.array(self._vocabulary.opening, np.int32)
 
     @property
     def _each(self) -> int:
@@ -193,7 +235,11 @@ class Drawing:
 
 @dataclass(frozen=True)
 class _Begun:
+    """So many films, the first rows, in each of which so many tokens are to come."""
+
     state: decode.Decoding
     sampler: Sampler
     stop: Array
     frequencies: Frequencies
+    films: int
+    count: int
