@@ -17,6 +17,7 @@ import pytest
 import ringworld
 from ringworld import cli
 from ringworld.cli.evaluate import (
+    Captions,
     Evaluate,
     Film,
     Generation,
@@ -140,6 +141,10 @@ def test_the_words_for_a_model_that_sees() -> None:
             ),
         ),
         (
+            "captions --count 8 --frames 4 --things 1,3 --seed 2 --heldout place",
+            Captions(**asked, count=8, frames=4, things=(1, 3), seed=2, heldout="place"),
+        ),
+        (
             "generation --count 8 --frames 4 --things 1,3 --guidance 1,2.5,4 --temperature 0.5 --seed 2 --batch 4",
             Generation(
                 **asked, count=8, frames=4, things=(1, 3), guidance=(1.0, 2.5, 4.0), temperature=0.5, seed=2, batch=4
@@ -202,6 +207,16 @@ def mute(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
             {"vqa.json"},
         ),
         (
+            "captions --count 2",
+            r"(?s) +seen +held out\npictures +2 +2\nall +0\.0% +0\.0%\nground .*\nsee .*/captions\.json\n",
+            {"captions.json"},
+        ),
+        (
+            "captions --count 1 --frames 3",
+            r"(?s) +seen +held out\nfilms +1 +1\nall .*\nmotion .*\nsee .*/captions-film\.json\n",
+            {"captions-film.json"},
+        ),
+        (
             "generation --count 1 --guidance 1,2",
             r"(?s) +guidance 1 +guidance 1 +guidance 2 .*\nguidance 1 is the best .*\nsee .*/generation\.json and .*",
             {"generation.json", "generation", "generation-1.png", "generation-2.png"},
@@ -228,6 +243,14 @@ def test_what_a_model_sees_and_draws_is_evaluated(
     assert {path.name for path in out.iterdir()} == files
 
 
+def test_bad_settings_are_one_sentence(mute: object, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(f"evaluate captions --things 1,5 --model m --out {tmp_path / 'out'}".split()) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("ringworld: count and frames must be 1 or more, and things from 1 to 4")
+    assert shown.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_films_of_minutes_have_no_scenes(mute: object, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     command = f"evaluate film --minutes 3 --every 8 --model m --out {tmp_path / 'out'}"
     assert cli.main(command.split()) == 2
@@ -235,7 +258,14 @@ def test_films_of_minutes_have_no_scenes(mute: object, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    "words", ["video-needle --lengths 1", "film --frames 0", "vqa --data nowhere.jsonl", "generation --count 0"]
+    "words",
+    [
+        "video-needle --lengths 1",
+        "film --frames 0",
+        "vqa --data nowhere.jsonl",
+        "captions --count 0",
+        "generation --count 0",
+    ],
 )
 def test_that_a_model_cannot_see_is_said_before_all_else(
     words: str, mute: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -337,6 +367,7 @@ def test_the_words_for_a_tokenizer_of_frames() -> None:
         ("evaluate", "Missing subcommand: Expected one of {needle, multi-needle, perplexity, video-needle, film, vqa"),
         ("evaluate needle --model m --out o --lengths 1,x", "must be a whole number, 0 or more; got 'x'"),
         ("evaluate film --model m --out o --things 1,2,3", "must be a whole number, or the smallest and the largest"),
+        ("evaluate captions --model m --out o --heldout sky", "invalid choice 'sky' for argument '--heldout'"),
         ("evaluate generation --model m --out o --guidance 1,much", "must be a number; got 'much'"),
         (
             "generate text --model m --prompt p --temperature hot",

@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringworld.evaluation.asking import Piece, shown, together
+from ringworld.data.worlds import WHAT_HAPPENS, WHAT_IS_SEEN
+from ringworld.evaluation.asking import Piece, asked_to_describe, shown, together
 from ringworld.worlds.film import World
 
 FILM = World().film(3, 12, (4, 4))
@@ -27,6 +28,14 @@ def test_the_time_stands_behind_each_piece() -> None:
     ]
     frames = [frame for part in parts if isinstance(part, Piece) for frame in part]
     np.testing.assert_array_equal(frames, [*FILM.frames(16)])
+
+
+def test_a_description_is_asked_for_in_the_words_of_training() -> None:
+    for frames, question in ((1, WHAT_IS_SEEN), (5, WHAT_HAPPENS)):
+        (turn,) = asked_to_describe(FILM, frames, 16)
+        piece, words = turn["content"]
+        assert (turn["role"], words) == ("user", f" {question}")
+        np.testing.assert_array_equal([*piece], [*FILM.frames(16)][:frames])
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(), min_size=1, max_size=3), st.integers(1, 50))), st.integers(1, 60))

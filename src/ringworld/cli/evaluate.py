@@ -291,6 +291,47 @@ class Vqa(OfModel):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Captions(OfModel):
+    """Show the model pictures or films of the shapes world, ask what is in them, and compare its words with the
+    caption: as a whole, and by size, colour, kind, place, ground and motion. What training shows stands beside what it
+    never shows.
+
+    Writes captions.json; of films captions-film.json. Started again it goes on, or asks about more of them.
+
+    Attributes:
+        out: the folder for the results.
+        count: pictures or films like those trained on, and as many with what is held out.
+        frames: 1 is a picture, more a film of one frame a second.
+        things: in each, from so many to so many.
+        seed: of the pictures and films.
+        heldout: what training held out, things on grounds or at places.
+    """
+
+    out: Folder
+    count: Count = 64
+    frames: Count = 1
+    things: Span = (1, 1)
+    seed: Count = 0
+    heldout: HeldOut = "ground"
+
+    def __call__(self) -> None:
+        from ringworld.evaluation.captions import evaluate_captions
+        from ringworld.generation.answering import Answering
+
+        result = evaluate_captions(
+            Answering(self.load(many_rows=True)),
+            self.out,
+            count=self.count,
+            frames=self.frames,
+            things=self.things,
+            seed=self.seed,
+            heldout=self.heldout,
+        )
+        print(result)
+        print(f"see {self.out / ('captions' if self.frames == 1 else 'captions-film')}.json")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generation(OfModel):
     """Let the model draw captions of the shapes world, or go on with films of it, and have a reader of its rules say
     what is right in them. What training shows stands beside what it never shows.
@@ -383,8 +424,8 @@ class Tokenizer(OfTokenizer):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained model: needles in haystacks and in films, perplexity, questions, drawings; or a tokenizer of
-    frames."""
+    """Measure a trained model: needles in haystacks and in films, perplexity, questions, descriptions, drawings; or a
+    tokenizer of frames."""
 
     what: (
         Annotated[Needle, subcommand("needle")]
@@ -393,6 +434,7 @@ class Evaluate:
         | Annotated[VideoNeedle, subcommand("video-needle")]
         | Annotated[Film, subcommand("film")]
         | Annotated[Vqa, subcommand("vqa")]
+        | Annotated[Captions, subcommand("captions")]
         | Annotated[Generation, subcommand("generation")]
         | Annotated[Tokenizer, subcommand("tokenizer")]
     )

@@ -10,7 +10,7 @@ from typing import Protocol, TypedDict, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from ringworld.data.worlds import FPS
+from ringworld.data.worlds import FPS, WHAT_HAPPENS, WHAT_IS_SEEN
 from ringworld.tokens.chat import Role
 from ringworld.tokens.vision import timed
 from ringworld.worlds.passing import Minute
@@ -109,6 +109,17 @@ def shown(film: Filmed, frames: int, size: int, every: int = 0) -> list[str | Fo
         return [Piece(film, numbers, size)]
     parts = timed(frames, FPS, every)
     return [part for some, time in parts for part in (Piece(film, numbers[some], size), time)]
+
+
+def asked_to_describe(film: Filmed, frames: int, size: int) -> list[Turn]:
+    """The question what a picture (one frame) shows, or what happens in a film, as training asks it (`data.worlds`)."""
+    question = WHAT_IS_SEEN if frames == 1 else WHAT_HAPPENS
+    return [{"role": "user", "content": [*shown(film, frames, size), f" {question}"]}]
+
+
+def called(frames: int) -> str:
+    """What such of so many frames are: pictures or films."""
+    return "pictures" if frames == 1 else "films"
 
 
 def together(groups: Iterable[tuple[list[Item], int]], room: int) -> Iterator[list[Item]]:

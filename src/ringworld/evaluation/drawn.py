@@ -8,12 +8,12 @@ out" has combinations that training never shows.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count as count_from
 from itertools import islice, product
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -33,6 +33,8 @@ from ringworld.worlds.language import caption
 from ringworld.worlds.reader import Reading, read
 from ringworld.worlds.shapes import Placed, place
 
+Wanted = TypeVar("Wanted")
+Found = TypeVar("Found")
 What = Literal["ground", "count", "colour", "kind", "size", "place", "object", "motion"]
 Score = dict[What, bool]
 _WHATS: tuple[What, ...] = ("ground", "count", "colour", "kind", "size", "place", "object", "motion")
@@ -76,7 +78,7 @@ def score_picture(frame: UInt8[np.ndarray, "size size 3"], scene: Scene) -> Scor
     things; `count` is right when there is no other.
     """
     reading = read(frame)
-    pairs = _paired(scene.acts, reading.things)
+    pairs = paired(scene.acts, reading.things, _likeness)
     return {
         "ground": reading.ground == scene.ground,
         "count": len(reading.things) == len(scene.acts),
@@ -104,7 +106,7 @@ def score_film(frames: UInt8[np.ndarray, "F size size 3"], scene: Scene) -> Scor
     right = [[seen for seen in track if _alike(act, seen) == 2] for act, track in zip(acts, tracks, strict=True)]
     places = [seen or track for seen, track in zip(right, tracks, strict=True)]
     always = [not act.passes and act.enters == 0 and act.leaves >= scene.seconds for act in acts]
-    moving = [number for number, act in enumerate(acts) if _is_as_said(act, _true_track(scene, act, len(frames)))]
+    moving = moving_as_said(scene, len(frames))
     standing = [number for number, act in enumerate(acts) if not act.passes]
     score: Score = {
         **_look(scene.ground, acts, readings, tracks),
@@ -200,19 +202,30 @@ def _look(ground: str, acts: Sequence[Act], readings: Sequence[Reading], tracks:
 
 def _followed(acts: Sequence[Act], readings: Sequence[Reading]) -> list[list[Placed | None]]:
     """Of each act what is likest to it, frame by frame; None where nothing is like it."""
-    pairs = [_paired(acts, reading.things) for reading in readings]
+    pairs = [paired(acts, reading.things, _likeness) for reading in readings]
     return [[seen if seen and _alike(act, seen) else None for act, seen in row] for row in zip(*pairs, strict=True)]
 
 
-def _paired(acts: Sequence[Act], things: Sequence[Placed]) -> list[tuple[Act, Placed | None]]:
-    """Each act with the thing that is likest to it, so that all together are most like; None where there is none."""
+def moving_as_said(scene: Scene, frames: int) -> list[int]:
+    """The numbers of those acts of which so many frames of the scene, one a second, show the way that the caption says,
+    or that they stay: not of one that others hit at once.
+    """
+    return [number for number, act in enumerate(scene.acts) if _is_as_said(act, _true_track(scene, act, frames))]
 
-    def likeness(act: Act, seen: Placed) -> int:
-        return 4 * _alike(act, seen) + (act.thing.size == seen.thing.size)
 
-    table = np.array([[likeness(act, seen) for seen in things] for act in acts]).reshape(len(acts), len(things))
-    found = dict(zip(*linear_sum_assignment(table, maximize=True), strict=True))
-    return [(act, things[found[number]] if number in found else None) for number, act in enumerate(acts)]
+def paired(
+    wanted: Sequence[Wanted], found: Sequence[Found], likeness: Callable[[Wanted, Found], int]
+) -> list[tuple[Wanted, Found | None]]:
+    """Each that is wanted with the one that is likest to it, so that all together are most like; None where there is
+    none.
+    """
+    table = np.array([[likeness(one, other) for other in found] for one in wanted]).reshape(len(wanted), len(found))
+    chosen = dict(zip(*linear_sum_assignment(table, maximize=True), strict=True))
+    return [(one, found[chosen[number]] if number in chosen else None) for number, one in enumerate(wanted)]
+
+
+def _likeness(act: Act, seen: Placed) -> int:
+    return 4 * _alike(act, seen) + (act.thing.size == seen.thing.size)
 
 
 def _alike(act: Act, seen: Placed) -> int:

@@ -16,9 +16,9 @@ from jaxtyping import UInt8
 from rich.console import Console
 
 from ringworld.data.passing import before_questions
-from ringworld.data.worlds import FPS, WHAT_HAPPENS, WHAT_IS_SEEN
+from ringworld.data.worlds import FPS
 from ringworld.errors import UserError
-from ringworld.evaluation.asking import Answers, Footage, MinuteFrames, ReadsAhead, Turn, shown
+from ringworld.evaluation.asking import Answers, Footage, MinuteFrames, ReadsAhead, asked_to_describe, called
 from ringworld.evaluation.drawn import Draws, readable_scenes, score
 from ringworld.evaluation.files import require_same_settings, write_result
 from ringworld.evaluation.questions import normalise
@@ -196,7 +196,7 @@ def _drawing(hand: Draws, plan: Plan, some: Sequence[Prompt], out: Path) -> _Par
         kept = [one for one in made.drawn if one.frames != frames]
         return replace(made, drawn=tuple(sorted(kept + new, key=lambda one: one.frames)))
 
-    return _Part(f"draws {_called(frames)}", len(some), done, make)
+    return _Part(f"draws {called(frames)}", len(some), done, make)
 
 
 def _describing(eyes: Answers, plan: Plan, frames: int, out: Path) -> _Part:
@@ -208,10 +208,8 @@ def _describing(eyes: Answers, plan: Plan, frames: int, out: Path) -> _Part:
         return {*files} <= {one.file for one in made.described}
 
     def make(made: Shown) -> Shown:
-        size, question = eyes.frame_size, WHAT_IS_SEEN if frames == 1 else WHAT_HAPPENS
-        asked: list[list[Turn]] = [
-            [{"role": "user", "content": [*shown(scene, frames, size), f" {question}"]}] for scene in scenes
-        ]
+        size = eyes.frame_size
+        asked = [asked_to_describe(scene, frames, size) for scene in scenes]
         new: list[Described] = []
         for file, scene, answer in zip(files, scenes, eyes.answer(asked, _MAX_TOKENS), strict=True):
             _write(out / file, np.stack([scene.frame(number / FPS, size) for number in range(frames)]))
@@ -220,7 +218,7 @@ def _describing(eyes: Answers, plan: Plan, frames: int, out: Path) -> _Part:
         kept = [one for one in made.described if one.frames != frames]
         return replace(made, described=tuple(sorted(kept + new, key=lambda one: one.frames)))
 
-    return _Part(f"describes {_called(frames)}", len(scenes), done, make)
+    return _Part(f"describes {called(frames)}", len(scenes), done, make)
 
 
 def _remembering(eyes: ReadsAhead, plan: Plan, out: Path) -> _Part:
@@ -276,7 +274,3 @@ def _write(path: Path, film: UInt8[np.ndarray, "F H W 3"]) -> None:
         return
     zoom = max(1, _LARGE // film.shape[1])
     write_video(path, film.repeat(zoom, axis=1).repeat(zoom, axis=2), FPS)
-
-
-def _called(frames: int) -> str:
-    return "pictures" if frames == 1 else "films"
