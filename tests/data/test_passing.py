@@ -42,6 +42,27 @@ def test_told_in_words_it_shows_nothing(nano: FrameTokenizer) -> None:
     np.testing.assert_array_equal(again[3].tokens, source[3].tokens)
 
 
+def test_what_is_narrated_stands_behind_its_time_and_is_trained_on(nano: FrameTokenizer) -> None:
+    document = PassingConfig((3, 3), asked=1, narrated=1.0, kinds=("when",)).build(TEXT, 512, 7, "train", nano)[4]
+    film = passing_film(World(7), 4, 3)
+    times = "".join(f"* {minute.time} {minute.thing}." for minute in film)
+    assert said(document).startswith(f"You are a helpful assistant. USER: {times} W")
+    *narrated, answer = [span for span in document.spans if span.weight]
+    assert [TEXT.decode(span.ids) for span in narrated] == [f" {minute.thing}." for minute in film]
+    assert TEXT.decode(answer.ids).count(":") == 1
+    assert [span.weight * len(span.ids) for span in (*narrated, answer)] == pytest.approx([1.0] * 4)
+
+
+def test_some_minutes_are_narrated_and_others_told(nano: FrameTokenizer) -> None:
+    source = PassingConfig((4, 4), asked=1, told=0.3, narrated=0.4, kinds=("what",)).build(TEXT, 512, 7, "train", nano)
+    for index in range(8):
+        document = source[index]
+        shown = len([*visions(document.tokens, TEXT.vocabulary)])
+        trained = [span for span in document.spans if span.weight]
+        assert len(trained) - 1 <= shown <= 4
+        assert sum(span.weight * len(span.ids) for span in trained) == pytest.approx(len(trained))
+
+
 def test_before_the_questions_each_minute_has_its_time() -> None:
     film = passing_film(World(7), 4, 3)
     first, second, third = film
@@ -60,6 +81,7 @@ def test_no_question_is_asked_twice(nano: FrameTokenizer) -> None:
         ({"minutes": (1, 3)}, "2 or more where it is asked what came first"),
         ({"minutes": (3, 61)}, "got 3 to 61 minutes"),
         ({"frames": 0}, "0 frames"),
+        ({"narrated": 1.5}, "told in words or narrated, got 0.0 and 1.5"),
         ({"kinds": ("why",)}, "no question of the kind 'why'; there are what, when, where, way, first"),
         ({"told": 1.5}, "got 1.5"),
         ({"told": 0.5}, "not where or which way"),

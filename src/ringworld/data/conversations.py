@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import Any, get_args
 
 import numpy as np
-from jaxtyping import Int32, Integer
+from jaxtyping import Float, Int32, Integer
 
 from ringworld.data.documents import Document, Span
 from ringworld.errors import UserError
@@ -152,6 +152,12 @@ def _spans(ids: Integer[np.ndarray, " n"], answers: Sequence[tuple[int, int]], v
         # A code weighs as much in a film as in a picture.
         frames = seen[start:stop].sum() / (vocabulary.codes_per_frame + 1) if vocabulary.vision_size else 0
         weights[start:stop] = max(1, frames) / (stop - start)
+    return weighted(ids, weights, vocabulary)
+
+
+def weighted(ids: Integer[np.ndarray, " n"], weights: Float[np.ndarray, " n"], vocabulary: Vocabulary) -> Document:
+    """A document of ids of text and vision, each with its weight as a target."""
+    seen = ids >= vocabulary.text_size
     kinds = np.stack([weights, seen])
     edges = [0, *(np.flatnonzero(np.any(kinds[:, 1:] != kinds[:, :-1], axis=0)) + 1), len(ids)]
     return Document(

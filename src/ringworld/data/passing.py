@@ -4,18 +4,23 @@ What a film shows is asked about more easily once what it tells has been: to fin
 same as to find its frames, and can be learned in a fraction of the tokens.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 
+from ringworld.data.conversations import weighted
 from ringworld.data.corpora import Part
-from ringworld.data.documents import Source
+from ringworld.data.documents import Document, Source
 from ringworld.data.worlds import Frames, SeenDocuments, Turn
 from ringworld.errors import UserError
+from ringworld.tokens.chat import Part as Said
+from ringworld.tokens.chat import Role
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
+from ringworld.tokens.vision import visions
 from ringworld.worlds.film import HeldOut, World
 from ringworld.worlds.passing import KINDS_OF_PASSING, MINUTES, Kind, Minute, ask_each, passing_film, said
 
@@ -33,7 +38,8 @@ class PassingConfig:
         together: each about so many minutes, from so many to so many.
         kinds: of the questions, see `worlds.passing`; one that stands here twice comes twice as often.
         told: the share of the minutes that are told in words, from 0 to 1, which say what passed and when; the others
-            are shown.
+            are shown,
+        narrated: and of these so many, from 0 to 1, have behind their time the words for what passed, trained on.
         scattered: the minutes are any of the hour, as in a film that is cut, and not one after the other.
         heldout: what the world holds out, things on grounds or at places.
         documents: so many there are.
@@ -45,6 +51,7 @@ class PassingConfig:
     together: tuple[int, int] = (1, 1)
     kinds: tuple[Kind, ...] = KINDS_OF_PASSING
     told: float = 0.0
+    narrated: float = 0.0
     scattered: bool = False
     heldout: HeldOut = "ground"
     documents: int = 20_000
@@ -64,8 +71,10 @@ class PassingConfig:
             )
         if unknown := [kind for kind in self.kinds if kind not in KINDS_OF_PASSING]:
             raise UserError(f"there is no question of the kind {unknown[0]!r}; there are {', '.join(KINDS_OF_PASSING)}")
-        if not 0 <= self.told <= 1:
-            raise UserError(f"a share of 0 to 1 of the minutes is told in words, got {self.told}")
+        if not (0 <= self.told <= 1 and 0 <= self.narrated <= 1):
+            raise UserError(
+                f"a share of 0 to 1 of the minutes is told in words or narrated, got {self.told} and {self.narrated}"
+            )
         if self.told and {"where", "way"} & {*self.kinds}:
             raise UserError(
                 "a minute told in words says what passed and when, not where or which way: ask of the kinds what, when "
@@ -93,14 +102,16 @@ class PassingDocuments(SeenDocuments):
         self, config: PassingConfig, tokenizer: TextTokenizer, frames: FrameTokenizer, seed: int, part: Part
     ) -> None:
         super().__init__(config.documents, config.minutes[1] * config.frames, tokenizer, frames)
-        self._config, self._seed = config, seed
+        self._config, self._seed, self._text = config, seed, tokenizer
         self._world = World(seed, part, heldout=config.heldout)
 
     def turns(self, index: int) -> list[Turn]:
         config, random = self._config, np.random.default_rng((self._seed, index, 3))
         minutes = int(random.integers(config.minutes[0], config.minutes[1] + 1))
         film = passing_film(self._world, index, minutes, scattered=config.scattered)
-        before = before_questions(film, lambda minute: self._shown(minute, random))
+        before = before_questions(
+            film, lambda minute: self._shown(minute, random), lambda _: random.random() < config.narrated
+        )
         kinds = [config.kinds[kind] for kind in random.integers(len(config.kinds), size=config.asked)]
         turns: list[Turn] = []
         for _, question, answer in ask_each(film, kinds, random, config.together):
@@ -115,16 +126,36 @@ class PassingDocuments(SeenDocuments):
         size = self._frames.config.frame_size
         return np.stack([minute.scene.frame(seconds, size) for seconds in minute.moments(self._config.frames)])
 
+    def _document(self, turns: Sequence[tuple[Role, list[Said]]]) -> Document:
+        """Trained on in the answers, and in the words of each narrated minute as if they were one."""
+        document = super()._document(turns)
+        if not self._config.narrated:
+            return document
+        weights, ((_, shown), *_) = document.weights.copy(), turns
+        behind = [part for before, part in pairwise(shown) if isinstance(part, str) and not isinstance(before, str)]
+        for vision, words in zip(visions(document.tokens, self._vocabulary), behind, strict=True):
+            time, _, narration = words.strip().partition(" ")
+            start, stop = (vision.stop + len(self._text.encode(text)) for text in (f" {time}", words))
+            if narration:
+                weights[start:stop] = 1 / (stop - start)
+        return weighted(document.tokens, weights, self._vocabulary)
 
-def before_questions(film: Iterable[Minute], shown: Callable[[Minute], str | Seen]) -> list[str | Seen]:
+
+def before_questions(
+    film: Iterable[Minute],
+    shown: Callable[[Minute], str | Seen],
+    narrated: Callable[[Minute], bool] = lambda _: False,
+) -> list[str | Seen]:
     """A film as it stands in a conversation before the first question about it: of each minute the frames with the time
     behind them, as in all films (see `tokens.vision.timed`), or the time and what happens then in words.
 
     Args:
         shown: gives a minute in words, its time among them, or whatever frames are to the caller.
+        narrated: of a minute in frames, whether what happens stands behind its time.
     """
     parts: list[str | Seen] = []
     for minute in film:
         what = shown(minute)
-        parts += [f" {what}"] if isinstance(what, str) else [what, f" {minute.time}"]
+        words = what if isinstance(what, str) else said(minute, "what") if narrated(minute) else minute.time
+        parts += [f" {words}"] if isinstance(what, str) else [what, f" {words}"]
     return [*parts, " "]
