@@ -23,7 +23,7 @@ def write_shown(folder: Path) -> Shown:
     strip = [minute.scene.frame(30.0, 64) for minute in film]
     write_image(folder / "shown/long-film.png", np.concatenate(strip, axis=1))
     shown = Shown(
-        {"temperature": 1.0, "guidance": 2.0, "model": "me"},
+        {"temperature": 1.0, "guidance": 2.0, "heldout": "place", "model": "me"},
         ABOUT,
         (
             Drawn("shown/drawn-0.png", 1, "a <small> red ring", {"ground": True, "place": False, "size": False}),
@@ -39,7 +39,7 @@ def write_shown(folder: Path) -> Shown:
             75.4,
             (
                 Asked("What passed at 23:00?", "23:00 ring.", "23:00 ring.", True, 1.25),
-                Asked("When did the ring pass?", "ring 23:00.", "ring 1:00.", False, 0.5),
+                Asked("When did the ring pass?", "ring 23:00.", "ring 1:00." + 30 * " 2:00", False, 0.5),
             ),
         ),
     )

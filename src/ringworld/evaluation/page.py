@@ -93,6 +93,12 @@ def side_by_side(kind: str, parts: Iterable[str]) -> str:
     return f'<div class="{kind}">\n' + "\n".join(parts) + "\n</div>"
 
 
+def shortened(answer: str) -> str:
+    """The beginning of an answer, in one line: a model may not know where to stop."""
+    line = " ".join(answer.split())
+    return line if len(line) <= 60 else line[:59] + "…"
+
+
 def duration(seconds: int | float) -> str:
     """90 -> "1 min 30 s"."""
     minutes, rest = divmod(round(seconds), 60)

@@ -15,7 +15,7 @@ from ringworld.errors import UserError
 from ringworld.evaluation import plots, report_shown
 from ringworld.evaluation.files import read_json, write_result
 from ringworld.evaluation.needle import NEEDLE_METRIC, Answer, NeedleResult
-from ringworld.evaluation.page import duration, figures, image, page, table, text
+from ringworld.evaluation.page import duration, figures, image, page, shortened, table, text
 from ringworld.evaluation.perplexity import PerplexityResult
 from ringworld.evaluation.shown import SHOWN, Shown
 from ringworld.model.config import ModelConfig
@@ -152,7 +152,7 @@ def _numbers(trained: _Run | None, shown: Shown | None, needle: NeedleResult | N
         yield plots.short_count(shown.about.context_length), context
     if shown is not None and (film := shown.long_film) is not None:
         right = sum(one.right for one in film.asked)
-        yield f"{right} of {len(film.asked)}", f"questions answered about {len(film.times)} minutes of film"
+        yield f"{right} of {len(film.asked)}", f"answers right about {len(film.times)} minutes of film"
     if needle:
         yield f"{needle.accuracy:.0%}", f"of {len(needle.answers)} needles found"
 
@@ -227,7 +227,7 @@ def _needles(kind: str, result: NeedleResult) -> Iterator[str]:
                 f"{a.case.depth:.0%}",
                 a.cities[0],
                 a.expected[0],
-                _shortened(a.text),
+                shortened(a.text),
                 "found" if all(a.correct) else "missed",
             ]
             for a in _samples(result.answers)
@@ -304,12 +304,6 @@ def _settings(
     for name, content in contents.items():
         code = text(json.dumps(content, indent=1, ensure_ascii=False))
         yield f"<details><summary>{text(name)}</summary><pre>{code}</pre></details>"
-
-
-def _shortened(answer: str) -> str:
-    """The beginning of an answer, for a table."""
-    line = " ".join(answer.split())
-    return line if len(line) <= 60 else line[:59] + "…"
 
 
 def _number(value: int | float | None) -> float:

@@ -1,20 +1,22 @@
 """The sections of a report about what a model that sees drew, described and answered (`shown`)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ringworld.errors import UserError
-from ringworld.evaluation.page import captioned, duration, image, side_by_side, table, text, video
+from ringworld.evaluation.page import captioned, duration, image, shortened, side_by_side, table, text, video
 from ringworld.evaluation.plots import short_count, short_decimal
 from ringworld.evaluation.shown import About, Described, Drawn, LongFilm, Shown
 from ringworld.tokens.images import read_image, to_png
 from ringworld.tokens.vocabulary import LWM
 from ringworld.tokens.vqgan import LWM_VQGAN
+from ringworld.worlds.film import HeldOut
 from ringworld.worlds.shapes import COLOURS, GROUNDS, KINDS, SIZES
 
 _LWM_PARAMETERS, _LWM_CONTEXT = 7e9, 2**20
+_NEW: Mapping[HeldOut, str] = {"ground": "things on grounds on which", "place": "things at places where"}
 
 
 def sections(shown: Shown, folder: Path) -> Iterator[str]:
@@ -24,7 +26,7 @@ def sections(shown: Shown, folder: Path) -> Iterator[str]:
     if there.drawn:
         yield from _drawn(there.drawn, shown.settings["temperature"], shown.settings["guidance"], folder)
     if there.described:
-        yield from _described(there.described, folder)
+        yield from _described(there.described, shown.settings["heldout"], folder)
     if there.long_film:
         yield from _long_film(there.long_film, there.about, folder)
 
@@ -38,13 +40,13 @@ def _size(about: About, film: LongFilm | None) -> Iterator[str]:
     beyond = ", which is less than the long film below" if longer else ""
     yield f"<h2>What is {text(about.name)} about it</h2>"
     yield (
-        f"<p>{text(about.name)} has {short_decimal(about.parameters)} parameters, where LWM has "
-        f"{short_decimal(_LWM_PARAMETERS)}. It sees frames of {size}x{size} pixels, each as {codes} codes out of "
-        f"{about.codes:,}; LWM's are {LWM_VQGAN.frame_size}x{LWM_VQGAN.frame_size}, of {LWM.codes_per_frame} codes "
-        f"out of {LWM.codes:,}. {text(trained)}All that it is shown here, and is to draw, is a world made up by rules: "
-        f"{shapes} shapes in {colours} colours and {sizes} sizes, on {grounds} plain grounds. The longest rows that it "
-        f"was trained on have {about.context_length:,} tokens, about {about.context_length // (codes + 1):,} "
-        f"frames{beyond}; LWM's have {short_count(_LWM_CONTEXT)}.</p>"
+        f"<p>{text(about.name)} has {short_decimal(about.parameters)} parameters; LWM, the large world model that it "
+        f"follows (arXiv 2402.08268), has {short_decimal(_LWM_PARAMETERS)}. It sees frames of {size}x{size} pixels, "
+        f"each as {codes} codes out of {about.codes:,}; LWM's are {LWM_VQGAN.frame_size}x{LWM_VQGAN.frame_size}, of "
+        f"{LWM.codes_per_frame} codes out of {LWM.codes:,}. {text(trained)}All that it is shown here, and is to draw, "
+        f"is a world made up by rules: {shapes} shapes in {colours} colours and {sizes} sizes, on {grounds} plain "
+        f"grounds. The longest rows that it was trained on have {about.context_length:,} tokens, about "
+        f"{about.context_length // (codes + 1):,} frames{beyond}; LWM's have {short_count(_LWM_CONTEXT)}.</p>"
     )
 
 
@@ -67,12 +69,12 @@ def _marked(drawn: Drawn) -> dict[str, str]:
     return {"asked for": drawn.words, "found": "as asked" if not wrong else f"wrong in {', '.join(wrong)}"}
 
 
-def _described(described: Sequence[Described], folder: Path) -> Iterator[str]:
+def _described(described: Sequence[Described], heldout: HeldOut, folder: Path) -> Iterator[str]:
     right = sum(one.right for one in described)
     yield "<h2>Described in words</h2>"
     yield (
-        "<p>Pictures and films with combinations of things that are held out of the training, what the model said that "
-        f"they are, and what they are: {right} of {len(described)} are described in just these words.</p>"
+        f"<p>Pictures and films of {_NEW[heldout]} training never showed them, what the model said that they are, and "
+        f"what they are: {right} of {len(described)} are described in just these words.</p>"
     )
     yield side_by_side(
         "cards",
@@ -101,7 +103,7 @@ def _long_film(film: LongFilm, about: About, folder: Path) -> Iterator[str]:
     )
     yield side_by_side("strip", (captioned(image(to_png(frame), told), {"": time}) for frame, time, told in with_times))
     rows = [
-        [one.question, one.answer, one.expected, "right" if one.right else "wrong", f"{one.seconds:.1f}"]
+        [one.question, shortened(one.answer), one.expected, "right" if one.right else "wrong", f"{one.seconds:.1f}"]
         for one in film.asked
     ]
     yield table(["question", "the model's answer", "what is so", "", "seconds"], rows, numbers=range(4, 5))
