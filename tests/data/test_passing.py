@@ -9,7 +9,8 @@ from ringworld.errors import UserError
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.vision import visions
 from ringworld.worlds.film import World
-from ringworld.worlds.passing import passing_film
+from ringworld.worlds.passing import Kind, passing_film
+from ringworld.worlds.passing import said as line
 from ringworld.worlds.reader import read
 
 
@@ -42,6 +43,23 @@ def test_told_in_words_it_shows_nothing(nano: FrameTokenizer) -> None:
     np.testing.assert_array_equal(again[3].tokens, source[3].tokens)
 
 
+def test_minutes_are_told_in_lines_like_the_answers(nano: FrameTokenizer) -> None:
+    film = passing_film(World(7), 4, 5)
+    lines: dict[Kind, list[str]] = {
+        "what": [line(minute, "what") for minute in film],
+        "when": [line(minute, "when") for minute in film],
+    }
+    pairs: list[tuple[Kind, Kind]] = [("what", "when"), ("when", "what")]
+    for kind, other in pairs:
+        source = PassingConfig((5, 5), told=1.0, kinds=(kind,)).build(TEXT, 512, 7, "train", nano)
+        before = said(source[4]).partition("?")[0]
+        assert all(told in before for told in lines[kind])
+        assert not any(told in before for told in lines[other])
+    both = PassingConfig((5, 5), told=1.0, kinds=("first",)).build(TEXT, 512, 7, "train", nano)
+    before = said(both[4]).partition("?")[0]
+    assert 0 < sum(told in before for told in lines["what"]) < 5
+
+
 def test_what_is_narrated_stands_behind_its_time_and_is_trained_on(nano: FrameTokenizer) -> None:
     document = PassingConfig((3, 3), asked=1, narrated=1.0, kinds=("when",)).build(TEXT, 512, 7, "train", nano)[4]
     film = passing_film(World(7), 4, 3)
@@ -51,6 +69,15 @@ def test_what_is_narrated_stands_behind_its_time_and_is_trained_on(nano: FrameTo
     assert [TEXT.decode(span.ids) for span in narrated] == [f" {minute.thing}." for minute in film]
     assert TEXT.decode(answer.ids).count(":") == 1
     assert [span.weight * len(span.ids) for span in (*narrated, answer)] == pytest.approx([1.0] * 4)
+
+
+def test_where_and_which_way_are_narrated_where_that_is_asked(nano: FrameTokenizer) -> None:
+    config = PassingConfig((4, 4), frames=2, asked=1, narrated=1.0, kinds=("where", "way"))
+    words = said(config.build(TEXT, 512, 7, "train", nano)[4])
+    for minute in passing_film(World(7), 4, 4):
+        behind = re.search(rf"\* {minute.time} ([a-z ]+)\.", words)
+        assert behind
+        assert behind[1] in {minute.lane, minute.act.direction}
 
 
 def test_some_minutes_are_narrated_and_others_told(nano: FrameTokenizer) -> None:

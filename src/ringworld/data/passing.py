@@ -7,6 +7,7 @@ same as to find its frames, and can be learned in a fraction of the tokens.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from typing import TypeVar
 
 import numpy as np
@@ -37,9 +38,10 @@ class PassingConfig:
         asked: questions about a film, none of them twice,
         together: each about so many minutes, from so many to so many.
         kinds: of the questions, see `worlds.passing`; one that stands here twice comes twice as often.
-        told: the share of the minutes that are told in words, from 0 to 1, which say what passed and when; the others
-            are shown,
-        narrated: and of these so many, from 0 to 1, have behind their time the words for what passed, trained on.
+        told: the share of the minutes that are told in words, from 0 to 1, in lines like the answers that say what
+            passed, or when: of these kinds those that are asked, or both. The others are shown,
+        narrated: and of these so many, from 0 to 1, have behind their time the words for what passed, or where or which
+            way, if that is asked: trained on, so that a minute's time soon keeps what its frames show.
         scattered: the minutes are any of the hour, as in a film that is cut, and not one after the other.
         heldout: what the world holds out, things on grounds or at places.
         documents: so many there are.
@@ -103,6 +105,8 @@ class PassingDocuments(SeenDocuments):
     ) -> None:
         super().__init__(config.documents, config.minutes[1] * config.frames, tokenizer, frames)
         self._config, self._seed, self._text = config, seed, tokenizer
+        orders: tuple[Kind, ...] = ("what", "when")
+        self._lines: list[Kind] = [kind for kind in orders if kind in config.kinds] or [*orders]
         self._world = World(seed, part, heldout=config.heldout)
 
     def turns(self, index: int) -> list[Turn]:
@@ -110,7 +114,7 @@ class PassingDocuments(SeenDocuments):
         minutes = int(random.integers(config.minutes[0], config.minutes[1] + 1))
         film = passing_film(self._world, index, minutes, scattered=config.scattered)
         before = before_questions(
-            film, lambda minute: self._shown(minute, random), lambda _: random.random() < config.narrated
+            film, lambda minute: self._shown(minute, random), lambda minute: self._behind(minute, random)
         )
         kinds = [config.kinds[kind] for kind in random.integers(len(config.kinds), size=config.asked)]
         turns: list[Turn] = []
@@ -122,9 +126,17 @@ class PassingDocuments(SeenDocuments):
     def _shown(self, minute: Minute, random: np.random.Generator) -> str | Frames:
         """A minute in words or in frames."""
         if random.random() < self._config.told:
-            return said(minute, "what" if random.random() < 0.5 else "when")
+            return said(minute, self._lines[int(random.integers(len(self._lines)))])
         size = self._frames.config.frame_size
         return np.stack([minute.scene.frame(seconds, size) for seconds in minute.moments(self._config.frames)])
+
+    def _behind(self, minute: Minute, random: np.random.Generator) -> str:
+        """The words behind a minute in frames."""
+        if random.random() >= self._config.narrated:
+            return minute.time
+        kind = self._config.kinds[int(random.integers(len(self._config.kinds)))]
+        what = {"where": minute.lane, "way": minute.act.direction}.get(kind, minute.thing)
+        return f"{minute.time} {what}."
 
     def _document(self, turns: Sequence[tuple[Role, list[Said]]]) -> Document:
         """Trained on in the answers, and in the words of each narrated minute as if they were one."""
@@ -144,18 +156,17 @@ class PassingDocuments(SeenDocuments):
 def before_questions(
     film: Iterable[Minute],
     shown: Callable[[Minute], str | Seen],
-    narrated: Callable[[Minute], bool] = lambda _: False,
+    behind: Callable[[Minute], str] = attrgetter("time"),
 ) -> list[str | Seen]:
     """A film as it stands in a conversation before the first question about it: of each minute the frames with the time
     behind them, as in all films (see `tokens.vision.timed`), or the time and what happens then in words.
 
     Args:
         shown: gives a minute in words, its time among them, or whatever frames are to the caller.
-        narrated: of a minute in frames, whether what happens stands behind its time.
+        behind: gives the words behind a minute in frames, its time at their beginning.
     """
     parts: list[str | Seen] = []
     for minute in film:
         what = shown(minute)
-        words = what if isinstance(what, str) else said(minute, "what") if narrated(minute) else minute.time
-        parts += [f" {words}"] if isinstance(what, str) else [what, f" {words}"]
+        parts += [f" {what}"] if isinstance(what, str) else [what, f" {behind(minute)}"]
     return [*parts, " "]
