@@ -254,10 +254,10 @@ def _in_a_chat(source: NeedleSourceConfig) -> NeedleSourceConfig:
 
 
 def _world(frames: int, share: float) -> Mix:
-    """Pictures, or films of so many frames, described as often as drawn."""
-    documents = share / 2 / (frames * _FRAME + _DESCRIBED)
+    """Pictures, or films of so many frames, drawn twice as often as described: it takes longer to learn."""
+    documents = share / 3 / (frames * _FRAME + _DESCRIBED)
     described = WorldSourceConfig("describe", frames=(frames, frames), heldout="place")
-    return ((described, documents), (replace(described, task="draw", without_words=0.1, briefly=0.25), documents))
+    return ((described, documents), (replace(described, task="draw", without_words=0.1, briefly=0.25), 2 * documents))
 
 
 def _films(*shares: tuple[PassingConfig, float]) -> Mix:
