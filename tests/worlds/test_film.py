@@ -255,9 +255,17 @@ def test_scenes_are_of_a_part_by_what_they_show():
     assert World(0).admits(passing) != is_new(red, "sand")
 
 
+def test_where_places_are_held_out_a_thing_has_one_place_in_each_ninth():
+    world = World(3, least=1, most=1, heldout="place")
+    spots = {(act.x, act.y) for index in range(200) for act in world.picture(index).acts}
+    assert spots == {(x, y) for x in (0.25, 0.5, 0.75) for y in (0.25, 0.5, 0.75)}
+    assert World(3, heldout="place", grid=8).steps == World(3).steps == 8
+    assert World(3, heldout="place", grid=None).steps is None
+
+
 @pytest.mark.parametrize(("changes", "said"), [
-    ({"grid": 6}, "each third of a side, such as 8; got 6"),
-    ({"grid": 2}, "each third of a side, such as 8; got 2"),
+    ({"grid": 6}, "each third of a side, such as 4; got 6"),
+    ({"grid": 2}, "each third of a side, such as 4; got 2"),
 ])  # fmt: skip
 def test_a_grid_on_which_things_cannot_stand_in_each_third_is_refused(changes, said):
     with pytest.raises(ValueError, match=said):

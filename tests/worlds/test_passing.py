@@ -1,5 +1,4 @@
 import re
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -118,15 +117,3 @@ def test_of_two_things_either_may_be_named_first() -> None:
 def test_a_film_has_an_hour_at_most(minutes: int) -> None:
     with pytest.raises(ValueError, match=f"1 to 60 minutes, got {minutes}"):
         passing_film(World(), 0, minutes)
-
-
-def test_lanes_are_as_likely_in_each_third() -> None:
-    lanes = Counter(minute.lane for index in range(20) for minute in passing_film(World(5), index, 30))
-    across = [sum(lanes[lane] for lane in lanes if lane in names) for names in (("top", "left"), ("bottom", "right"))]
-    assert lanes.total() == 600
-    assert all(160 < count < 240 for count in (*across, lanes["centre"]))
-
-
-def test_on_a_coarse_grid_things_pass_where_they_can() -> None:
-    film = passing_film(World(3, grid=2), 0, 5)
-    assert {minute.lane for minute in film} == {"centre"}

@@ -89,7 +89,7 @@ def _stages() -> tuple[LanguageStage, ...]:
             "pictures",
             128,
             32,
-            4000,
+            2500,
             (*_needles(128, 0.1), *_world(1, 0.4), *_films((longer, 0.1), (order, 0.05), (few, 0.35))),
         ),
         _stage(

@@ -25,7 +25,8 @@ Option = TypeVar("Option")
 
 VELOCITIES: dict[Direction, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 TICKS = 8  # moments a second at which motion is worked out; between them things move evenly
-GRID = 8  # steps of a frame's side, on which things stand unless a world says otherwise
+GRID = 8  # steps of a frame's side, on which things stand
+PLACES_GRID = 4  # and where places are held out: on it each ninth is one place, and a thing shows the same in each
 SPEEDS = (0.125, 0.25)  # in sides of the frame a second: whole steps of that grid
 PASSING = (0.25, 0.75)  # from which share of a scene to which a thing crosses it that passes
 _GAP = 0.02  # between things that are put into a frame
@@ -252,8 +253,8 @@ def is_new_at(thing: Thing, ninth: str) -> bool:
 
     Of each colour and kind these are two of the eight ninths around the centre, so that one row and one column are left
     in which it may go to and fro. Any two of the three are seen together; and what a patch of the frame shows of a
-    thing in one ninth, where things stand on a grid of eighths, it shows in others, too. So whoever has learned what
-    each code shows has only to put them together in another place.
+    thing in one ninth it shows in others, too (on `PLACES_GRID` in all of them). So whoever has learned what each code
+    shows has only to put them together in another place.
     """
     return ninth in _AROUND and (_number(thing) + _AROUND.index(ninth)) % (len(_AROUND) // 2) == 0
 
@@ -276,7 +277,7 @@ class World:
         least: things in a picture or scene, at least,
         most: and at most. No two have the same kind or the same colour, so that either names a thing.
         grid: things stand at steps of so many parts of the frame's side, 2 or more; None: anywhere, which takes many
-            more codes to tell.
+            more codes to tell. 0: `GRID`, or `PLACES_GRID` where places are held out.
         heldout: which combinations are held out. "ground": of things with grounds (`is_new`). "place": of things with
             ninths of the frame (`is_new_at`): in "train" the centre of none is ever there, at no time of a scene; in
             "heldout" the first thing begins there.
@@ -290,21 +291,27 @@ class World:
     part: Part = "train"
     least: int = 1
     most: int = 3
-    grid: int | None = GRID
+    grid: int | None = 0
     heldout: HeldOut = "ground"
 
     def __post_init__(self) -> None:
-        if self.grid is not None and self.grid < 2:
-            raise ValueError(f"a world's grid has 2 or more steps a side, or is None; got {self.grid}")
         if self.heldout not in get_args(HeldOut):
             raise ValueError(f"a world holds out {' or '.join(get_args(HeldOut))}, got {self.heldout!r}")
-        if self.heldout == "place" and self.grid is not None:
-            steps = [_steps(Thing(size, "red", "ring").radius, self.grid) for size in SIZES]
-            if any({int(3 * (step / self.grid)) for step in some} != {0, 1, 2} for some in steps):
+        if self.steps is not None and self.steps < 2:
+            raise ValueError(f"a world's grid has 2 or more steps a side, or is None; got {self.grid}")
+        if self.heldout == "place" and self.steps is not None:
+            places = [_steps(Thing(size, "red", "ring").radius, self.steps) for size in SIZES]
+            if any({int(3 * (step / self.steps)) for step in some} != {0, 1, 2} for some in places):
                 raise ValueError(
                     "a world that holds out places needs a grid on which things of every size can stand in each third "
-                    f"of a side, such as {GRID}; got {self.grid}"
+                    f"of a side, such as {PLACES_GRID}; got {self.grid}"
                 )
+
+    @property
+    def steps(self) -> int | None:
+        """Of a frame's side, on which things stand; None: anywhere."""
+        usual = PLACES_GRID if self.heldout == "place" else GRID
+        return usual if self.grid == 0 else self.grid
 
     def admits(self, scene: Scene) -> bool:
         """Whether a scene is of this world's part: whether what it shows of what is held out is what it should."""
@@ -326,7 +333,7 @@ class World:
         for thing in things:
             if (spot := self._free_spot(random, thing, acts)) is not None:
                 acts.append(Act(thing, *spot, 0.0, 0.0, 0.0, np.inf))
-        return Scene(ground, tuple(acts), 0.0, self.grid)
+        return Scene(ground, tuple(acts), 0.0, self.steps)
 
     def scene(self, index: int, seconds: float | int = 8.0) -> Scene:
         """Things that stay, move, appear, leave and pass, for so many seconds."""
@@ -365,7 +372,7 @@ class World:
 
     def _scene(self, random: np.random.Generator, seconds: float | int) -> Scene:
         ground, things = self._cast(random)
-        scene = Scene(ground, (), seconds, self.grid)
+        scene = Scene(ground, (), seconds, self.steps)
         for thing in things:
             scene = self._joined(random, scene, thing) or scene
         return scene
@@ -438,14 +445,14 @@ class World:
                 return act
 
     def _strays_alone(self, act: Act, seconds: float | int) -> bool:
-        return _strays(act, _ninths(_alone(act, seconds), self.grid))
+        return _strays(act, _ninths(_alone(act, seconds), self.steps))
 
     def inside(self, random: np.random.Generator, thing: Thing) -> float:
         """A coordinate of a centre, on the grid, with the whole thing inside of the frame."""
-        if self.grid is None:
+        if self.steps is None:
             return float(random.uniform(thing.radius, 1 - thing.radius))
-        steps = _steps(thing.radius, self.grid)
-        return int(random.integers(steps.start, steps.stop)) / self.grid
+        whole = _steps(thing.radius, self.steps)
+        return int(random.integers(whole.start, whole.stop)) / self.steps
 
 
 def _strays(act: Act, ninths: Bool[np.ndarray, "3 3"]) -> bool:

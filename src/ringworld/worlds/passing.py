@@ -88,11 +88,9 @@ def _scene(world: World, random: np.random.Generator, thing: Thing) -> Scene | N
         x, y = list(VELOCITIES.values())[int(random.integers(len(VELOCITIES)))]
         edge = -thing.radius if x + y > 0 else 1 + thing.radius
         speed = (1 + 2 * thing.radius) / (leaves - enters)
-        third = int(random.integers(3))  # where it passes is asked: each is as likely
-        lanes = (world.inside(random, thing) for _ in range(_TRIES))
-        lane = next((lane for lane in lanes if int(3 * lane) == third), 0.5)
+        lane = world.inside(random, thing)
         act = Act(thing, edge if x else lane, edge if y else lane, speed * x, speed * y, enters, leaves, passes=True)
-        scene = Scene(list(GROUNDS)[int(random.integers(len(GROUNDS)))], (act,), MINUTE, world.grid)
+        scene = Scene(list(GROUNDS)[int(random.integers(len(GROUNDS)))], (act,), MINUTE, world.steps)
         if world.admits(scene):
             return scene
     return None
