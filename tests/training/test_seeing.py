@@ -1,5 +1,6 @@
 """A run that learns to see and to draw: all that its use needs is in its folder."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,15 @@ def test_a_run_goes_on_with_the_tokenizer_of_frames_that_it_began_with(run: Path
     train(RECIPE, folder, steps=1, **QUIET)
     assert (folder / "frames.safetensors").is_file()
     train(RECIPE, folder, **QUIET)
+    assert losses(folder) == losses(run)
     one, other = (ringworld.load(path).weights for path in (run, folder))
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def losses(folder: Path) -> list[float]:
+    """Of each step."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if line["kind"] == "step"]
 
 
 EYES = VqganRecipe(

@@ -47,11 +47,11 @@ _LONGEST = 65536
 
 
 def nano(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
-    """Its tokenizers first. It was not trained as a whole yet; what trials of its first stages gave: docs/data.md."""
+    """Its tokenizers first. It was not trained as a whole yet; what its first stages gave: docs/data.md."""
     takes_no_data("nano", data)
     return LanguageRecipe(
         name="nano",
-        summary="1.4M parameters that read, answer, draw and film a small world, in hours of two cores",
+        summary="0.9M parameters that read, answer, draw and film a small world, in hours of two cores",
         model=MODEL,
         tokenizer=TOKENIZER,
         optimizer=OPTIMIZER,
