@@ -150,7 +150,7 @@ def _spans(ids: Integer[np.ndarray, " n"], answers: Sequence[tuple[int, int]], v
     seen = ids >= vocabulary.text_size
     for start, stop in answers:
         # A code weighs as much in a film as in a picture.
-        frames = seen[start:stop].sum() / (vocabulary.codes_per_frame + 1) if vocabulary.vision_size else 0
+        frames = seen[start:stop].sum() / (vocabulary.codes_per_frame + 1)
         weights[start:stop] = max(1, frames) / (stop - start)
     return weighted(ids, weights, vocabulary)
 

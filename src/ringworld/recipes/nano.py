@@ -1,9 +1,9 @@
 """nano: text, pictures and films in one small model, from nothing; the one that is to be shipped.
 
 It learns in this order: to find a number by a name in prose, and in a film that is told in words what passed when;
-the same in a film that is shown; and from there in films of more minutes and more frames, up to an hour at a frame a
-second. From the first frames on, pictures are described and drawn, and then films. Nothing that was learned leaves the
-mix.
+the same in a film that is shown, while pictures are described and drawn, and then films; and from there in films of
+more minutes and more frames, in rows of up to 16K tokens whose positions reach as far as an hour's. Nothing that was
+learned leaves the mix.
 """
 
 from dataclasses import replace
@@ -43,7 +43,7 @@ Needles = tuple[tuple[NeedleSourceConfig, float], ...]
 # Tokens, roughly, for shares of tokens are what is said here: of a frame, of the words around what is described or
 # drawn, of a question about a film with its answer, and for each minute that it is about; and of a minute's words.
 _FRAME, _DESCRIBED, _QUESTION, _ASKED, _TOLD = VQGAN_NANO.grid**2 + 1, 28, 10, 6, 3
-_LONGEST = 65536
+_LONGEST = 65536  # as far as positions reach: an hour of film, a frame a second
 
 
 def nano(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
@@ -235,13 +235,6 @@ def _needles(length: int, share: float) -> Needles:
 def _alone(length: int) -> float:
     """The share of documents with one needle."""
     return 0.2 if length in NANO_VARIETY else 0.5
-
-
-def _several(length: int) -> Needles:
-    """Of the needles those that many are hidden of: one can be found without reading the question."""
-    found = [(source, share) for source, share in _needles(length, 1.0) if source.length == length]
-    most = max(source.needles for source, _ in found if source.digits == NeedleSourceConfig.digits)
-    return tuple((source, share) for source, share in found if source.needles == most)
 
 
 def _in_a_chat(source: NeedleSourceConfig) -> NeedleSourceConfig:
