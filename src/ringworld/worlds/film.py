@@ -251,12 +251,13 @@ def is_new_at(thing: Thing, ninth: str) -> bool:
     """Whether a thing at a place is held out: a colour, a kind and a ninth of the frame that training never shows
     together.
 
-    Of each colour and kind these are two of the eight ninths around the centre, so that one row and one column are left
-    in which it may go to and fro. Any two of the three are seen together; and what a patch of the frame shows of a
-    thing in one ninth it shows in others, too (on `PLACES_GRID` in all of them). So whoever has learned what each code
-    shows has only to put them together in another place.
+    Of each colour and kind this is one of the eight ninths around the centre, so that two rows and two columns are left
+    in which it may go to and fro: of fewer ways, training could do with guessing from the thing which one it goes. Any
+    two of the three are seen together; and what a patch of the frame shows of a thing in one ninth it shows in others,
+    too (on `PLACES_GRID` in all of them). So whoever has learned what each code shows has only to put them together in
+    another place.
     """
-    return ninth in _AROUND and (_number(thing) + _AROUND.index(ninth)) % (len(_AROUND) // 2) == 0
+    return ninth in _AROUND and (_number(thing) + _AROUND.index(ninth)) % len(_AROUND) == 0
 
 
 def _number(thing: Thing) -> int:
