@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
 
+from data.seeing import TEXT
 from ringworld.data.documents import Document, Span
 from ringworld.data.packing import frame, pack_row
+from ringworld.data.passing import PassingConfig
 from ringworld.data.reach import ReachingDocuments
+from ringworld.data.sources import ReachConfig
+from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(text_size=100, bos=1, eos=2, pad=0)
@@ -65,3 +69,18 @@ def test_in_a_row_the_gaps_stand_behind_the_bos_and_each_document_begins_at_0() 
     assert framed.positions.tolist() == [0, 1, 6, 10, 11]
     row = pack_row([(framed, 0), (frame(Document(span), VOCABULARY), 0), (framed, 2)], 13, VOCABULARY, "token")
     assert row[3].tolist() == [0, 1, 6, 10, 11, 0, 1, 2, 3, 4, 0, 4, 5]
+
+
+def test_the_documents_of_a_recipes_source_reach_as_far(nano: FrameTokenizer) -> None:
+    shown = PassingConfig((2, 4), frames=2, asked=2)
+    source, reaching = (config.build(TEXT, 512, 7, "heldout", nano) for config in (shown, ReachConfig(shown, 9000, 3)))
+    last = []
+    for index in range(20):
+        plain, document = source[index], reaching[index]
+        np.testing.assert_array_equal(document.tokens, plain.tokens)
+        np.testing.assert_array_equal(document.weights, plain.weights)
+        steps = np.diff(np.asarray(document.positions))
+        assert (steps > 1).sum() <= 3
+        assert (document.tokens[1:][steps > 1] < TEXT.vocabulary.text_size).all()
+        last.append(steps.sum())
+    assert 6000 < max(last) < 9000
