@@ -2,11 +2,16 @@
 
 import os
 
-# Programs here are compiled far more often than they are run: without fusion emitters it takes half of the time. What is
-# compiled so must not be scheduled for concurrency, or now and then a step that gives its state's memory up, with a
+# Programs here are compiled far more often than they are run: without fusion emitters it takes half of the time. What
+# is compiled so must not be scheduled for concurrency, or now and then a step that gives its state's memory up, with a
 # z-loss on eight devices, gives NaN for numbers that are finite each other time. Read when JAX starts.
-_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_enable_concurrency_optimized_scheduler=false"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_enable_concurrency_optimized_scheduler=false",
+    )
+).strip()
 
 import jax
 import matplotlib
