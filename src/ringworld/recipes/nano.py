@@ -114,7 +114,7 @@ def _stages() -> tuple[LanguageStage, ...]:
             "minutes",
             512,
             8,
-            2000,
+            3000,
             (
                 *_needles(512, 0.1),
                 *_world(1, 0.1),
@@ -133,7 +133,7 @@ def _stages() -> tuple[LanguageStage, ...]:
             "2k",
             2048,
             4,
-            1500,
+            2000,
             (
                 *_needles(2048, 0.08),
                 *_far(_needles(2048, 0.08)),
@@ -155,7 +155,7 @@ def _stages() -> tuple[LanguageStage, ...]:
             "16k",
             16384,
             1,
-            150,
+            200,
             (
                 *_needles(16384, 0.15),
                 *_far(_needles(16384, 0.1)),
