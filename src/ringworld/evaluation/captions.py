@@ -16,10 +16,10 @@ from rich.console import Console
 
 from ringworld.errors import UserError
 from ringworld.evaluation.asking import QUESTION_TOKENS, Answers, asked_to_describe, called, together
-from ringworld.evaluation.drawn import moving_as_said, paired, readable_scenes
 from ringworld.evaluation.files import earlier_cases, write_cases
 from ringworld.evaluation.parts import NAMES, side_by_side
 from ringworld.evaluation.questions import normalise
+from ringworld.evaluation.scores import moving_as_said, paired, readable_scenes
 from ringworld.progress import progress_bar
 from ringworld.worlds.captions import Said, read_caption
 from ringworld.worlds.film import HeldOut, Part, Scene, World

@@ -19,9 +19,10 @@ from ringworld.data.passing import before_questions
 from ringworld.data.worlds import FPS
 from ringworld.errors import UserError
 from ringworld.evaluation.asking import Answers, Footage, MinuteFrames, ReadsAhead, asked_to_describe, called
-from ringworld.evaluation.drawn import Draws, readable_scenes, score
+from ringworld.evaluation.drawn import Draws
 from ringworld.evaluation.files import require_same_settings, write_result
 from ringworld.evaluation.questions import normalise
+from ringworld.evaluation.scores import readable_scenes, score
 from ringworld.evaluation.shown import SHOWN, About, Asked, Described, Drawn, LongFilm, Shown
 from ringworld.generation.drawing import Brush
 from ringworld.progress import progress_bar

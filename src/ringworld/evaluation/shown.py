@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from ringworld.errors import UserError
-from ringworld.evaluation.drawn import Score
 from ringworld.evaluation.files import read_json, write_json
+from ringworld.evaluation.scores import Score
 from ringworld.generation.drawing import frame_tokenizer_of
 from ringworld.generation.model import Model
 
