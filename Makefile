@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
 	@touch $@
 
-demo: $(READY)  ## train a small model through the whole curriculum, test it on needles, write runs-out/demo/report.html
+demo: $(READY)  ## what the shipped model draws, sees and remembers, and how another learns: runs-out/demo/report.html
 	@# Huge pages, on Linux: steps of 256 to 2K tokens a row took 8 to 15% less time with them, at 64 tokens no less.
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/ringworld demo
 

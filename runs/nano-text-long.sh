@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo's model, taken on to 64K tokens: hours on two cores, so it is made to be stopped and started again.
+# nano-text, taken on to 64K tokens: hours on two cores, so it is made to be stopped and started again.
 # Every stage doubles the length and the RoPE theta with it; a short stage ends when its needles are found, a long one after its steps.
 set -euo pipefail
 cd "$(dirname "$0")/.."

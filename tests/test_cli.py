@@ -456,6 +456,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run("train", "debug", *words)
     assert done.returncode == 0, done.stderr
     assert "mesh sequence=8" in done.stdout
+    assert done.stdout.endswith(f"report: {out / 'report.html'}\n")
+    assert "data:image/png" in (out / "report.html").read_text()
     return out
 
 

@@ -1,11 +1,11 @@
 """World-model training for million-token sequences.
 
-From Python, after `ringworld demo`:
+From Python:
 
     import ringworld
 
-    model = ringworld.load("runs-out/demo")
-    print(model.generate("The sea was"))
+    model = ringworld.load("nano")  # or what `ringworld train --out` wrote
+    picture = model.draw("a large red ring")
 """
 
 from importlib.metadata import version
@@ -26,7 +26,7 @@ def load(model: str | Path, mesh: "MeshShape | None" = None, cache_type: "CacheT
 
     Args:
         model: what `ringworld train --out` wrote, of which the newest complete checkpoint is taken; or anything
-            else that `--model` takes, such as "smollm2".
+            else that `--model` takes, such as "nano", which is shipped.
         mesh: how to spread the model over all devices, e.g. `MeshShape(sequence=8)`. The default keeps it on one.
         cache_type: in which keys and values are kept: "float32", "bfloat16" (half of the memory) or "int8" (a quarter).
 

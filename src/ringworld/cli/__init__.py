@@ -24,9 +24,9 @@ DESCRIPTION = """Train a model on ever longer contexts, ask it for needles in a 
 tokenizer of pictures and films, and use it.
 
 examples:
-  ringworld demo                                    # all of it, small, with a report to look at
+  ringworld demo                                    # what the shipped model can do, with a report to look at
   ringworld train debug --out runs-out/debug        # seconds, no network: does it run here?
-  ringworld train nano-text --out runs-out/nano     # the demo's model; stop it, start it again, it goes on
+  ringworld train nano-text --out runs-out/nano     # minutes; stop it, start it again, it goes on
   ringworld train debug --devices 8 --mesh sequence=8 --out runs-out/ring
   ringworld evaluate needle --model runs-out/nano --lengths 512,1024 --out runs-out/needle
   ringworld evaluate film --model runs-out/vision --out runs-out/film

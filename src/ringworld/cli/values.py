@@ -106,8 +106,8 @@ class OfModel:
     """What every command takes that asks a trained model.
 
     Attributes:
-        model: what `ringworld train --out` or `ringworld convert` wrote, smollm2 (fetched), a name on Hugging Face, a
-            folder that transformers opens, or a .gguf file.
+        model: nano (shipped), what `ringworld train --out` or `ringworld convert` wrote, smollm2 (fetched), a name on
+            Hugging Face, a folder that transformers opens, or a .gguf file.
         cache: in which keys and values are kept: bfloat16 takes half of the memory, int8 a little more than a quarter.
     """
 

@@ -13,6 +13,7 @@ from ringworld.errors import UserError
 from ringworld.recipes.extension import EXTEND, extend
 from ringworld.recipes.long_text import nano_text, nano_text_long
 from ringworld.recipes.lwm import LWM_TEXT, LWM_VISION, lwm_text, lwm_vision
+from ringworld.recipes.nano import nano
 from ringworld.recipes.smoke import debug, debug_vision
 from ringworld.recipes.vqgan import vqgan_emoji, vqgan_lwm, vqgan_nano
 from ringworld.training.curriculum import Recipe
@@ -22,6 +23,7 @@ from ringworld.weights.models import open_model
 RECIPES: Mapping[str, Callable[[int, Path | None], Recipe]] = {
     "debug": debug,
     "debug-vision": debug_vision,
+    "nano": nano,
     "nano-text": nano_text,
     "nano-text-long": nano_text_long,
     "vqgan-nano": vqgan_nano,

@@ -1,4 +1,4 @@
-"""A small model of text, from 64 tokens to 64K: the demo's."""
+"""A small model of text, from 64 tokens to 64K."""
 
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,8 @@ from ringworld.training.language import LanguageRecipe, LanguageStage
 from ringworld.training.optimizer import OptimizerConfig
 from ringworld.training.step import Precision
 
-# The demo's model. With two heads of 32 a layer, seeds took longer to learn whose number is asked for, or did not learn
-# it in the steps they had (docs/results.md).
+# With two heads of 32 a layer, seeds took longer to learn whose number is asked for, or did not learn it in the steps
+# they had (docs/results.md).
 NANO = ModelConfig(
     vocabulary_size=1024, dim=64, ffn=160, layers=3, heads=4, kv_heads=4, head_dim=16, tied=True, qk_norm=True
 )

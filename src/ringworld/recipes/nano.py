@@ -1,4 +1,4 @@
-"""nano: text, pictures and films in one small model, from nothing; the one that is to be shipped.
+"""nano: text, pictures and films in one small model, from nothing; the one that is shipped (docs/nano.md).
 
 It learns in this order: to find a number by a name in prose, and in a film that is told in words what passed when;
 the same in a film that is shown, while pictures are described and drawn, and then films; and from there in films of
@@ -47,7 +47,7 @@ _LONGEST = 65536  # as far as positions reach: an hour of film, a frame a second
 
 
 def nano(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
-    """Its tokenizers first. It was not trained as a whole yet; what its first stages gave: docs/data.md."""
+    """Its tokenizers first. What came of it: docs/nano.md; of what was tried before: docs/data.md."""
     takes_no_data("nano", data)
     return LanguageRecipe(
         name="nano",
@@ -155,19 +155,19 @@ def _stages() -> tuple[LanguageStage, ...]:
             "16k",
             16384,
             1,
-            200,
+            160,
             (
                 *_needles(16384, 0.15),
                 *_far(_needles(16384, 0.1)),
                 *_world(1, 0.08),
                 *_world(8, 0.12),
-                *_films((_passing((4, 14), 1, 3), 0.05)),
+                *_films((_passing((3, 8), 4, 3), 0.15)),
                 *_far(
                     _films(
                         (_passing((30, 60), 1, 8, scattered=False), 0.1),
                         (_passing((30, 60), 4, 12, scattered=False), 0.1),
-                        (_passing((30, 60), 14, 20, scattered=False), 0.15),
-                        (_passing((8, 15), 60, 12, scattered=False), 0.15),
+                        (_passing((30, 60), 14, 20, scattered=False), 0.1),
+                        (_passing((8, 15), 60, 12, scattered=False), 0.1),
                     )
                 ),
             ),
