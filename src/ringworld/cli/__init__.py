@@ -26,9 +26,9 @@ tokenizer of pictures and films, and use it.
 examples:
   ringworld demo                                    # what the shipped model can do, with a report to look at
   ringworld train debug --out runs-out/debug        # seconds, no network: does it run here?
-  ringworld train nano-text --out runs-out/nano     # minutes; stop it, start it again, it goes on
+  ringworld train nano-text --out runs-out/text     # minutes; stop it, start it again, it goes on
   ringworld train debug --devices 8 --mesh sequence=8 --out runs-out/ring
-  ringworld evaluate needle --model runs-out/nano --lengths 512,1024 --out runs-out/needle
+  ringworld evaluate needle --model runs-out/text --lengths 512,1024 --out runs-out/needle
   ringworld evaluate film --model runs-out/vision --out runs-out/film
   ringworld evaluate generation --model runs-out/vision --guidance 1,2,4 --out runs-out/drawn
   ringworld generate text --model runs-out/nano --prompt "The sea was" --max-tokens 32
