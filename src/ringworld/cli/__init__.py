@@ -31,7 +31,7 @@ examples:
   ringworld evaluate needle --model runs-out/text --lengths 512,1024 --out runs-out/needle
   ringworld evaluate film --model runs-out/vision --out runs-out/film
   ringworld evaluate generation --model runs-out/vision --guidance 1,2,4 --out runs-out/drawn
-  ringworld generate text --model runs-out/nano --prompt "The sea was" --max-tokens 32
+  ringworld generate text --model runs-out/text --prompt "The sea was" --max-tokens 32
   ringworld chat --model smollm2                    # a model that others trained, fetched
   ringworld convert smollm2 smollm2-hf --to hugging-face
   ringworld convert lwm-data.jsonl shards --fields "[caption],vision"
