@@ -252,9 +252,9 @@ def test_bad_settings_are_one_sentence(mute: object, capsys: pytest.CaptureFixtu
 
 
 def test_films_of_minutes_have_no_scenes(mute: object, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    command = f"evaluate film --minutes 3 --every 8 --model m --out {tmp_path / 'out'}"
+    command = f"evaluate film --minutes 3 --scene 8 --model m --out {tmp_path / 'out'}"
     assert cli.main(command.split()) == 2
-    assert "leave --scene, --things and --every out" in capsys.readouterr().err
+    assert "leave --scene and --things out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -289,6 +289,8 @@ def test_the_words_of_the_convert_and_chat_commands() -> None:
         model="a.jsonl", target=Path("codes"), fields="[caption],vision", bad_share=0.1
     )
     assert cli.parse(["chat", "--model", "m", "--template", "lwm"]) == Chat(model="m", template="lwm")
+    timed = "chat --model m --every 10 --resolution 60"
+    assert cli.parse(timed.split()) == Chat(model="m", every=10, resolution=60)
 
 
 def test_lwms_data_become_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,8 +94,23 @@ def test_some_minutes_are_narrated_and_others_told(nano: FrameTokenizer) -> None
 def test_before_the_questions_each_minute_has_its_time() -> None:
     film = passing_film(World(7), 4, 3)
     first, second, third = film
-    parts = before_questions(film, lambda minute: f"{minute.time} it rains." if minute is second else minute)
+    parts = before_questions(film, lambda minute: f"{minute.time} it rains." if minute is second else [minute])
     assert parts == [first, f" {first.time}", f" {second.time} it rains.", third, f" {third.time}", " "]
+    of_two = before_questions([first], lambda _: ["one", "two"], lambda minute: f"{minute.time} it snows.")
+    assert of_two == ["one", f" {first.time}", "two", f" {first.time} it snows.", " "]
+
+
+def test_within_a_minute_its_time_stands_behind_each_of_its_parts(nano: FrameTokenizer) -> None:
+    config = PassingConfig((3, 3), frames=5, every=2, asked=1, narrated=1.0, kinds=("what",))
+    document, film = config.build(TEXT, 512, 7, "train", nano)[4], passing_film(World(7), 4, 3)
+    times = "".join(f"* {minute.time}* {minute.time}* {minute.time} {minute.thing}." for minute in film)
+    assert said(document).startswith(f"You are a helpful assistant. USER: {times} W")
+    shown = [vision.codes for vision in visions(document.tokens, TEXT.vocabulary)]
+    assert [len(codes) for codes in shown] == [2, 2, 1] * 3
+    whole = replace(config, every=0).build(TEXT, 512, 7, "train", nano)[4]
+    np.testing.assert_array_equal(
+        np.concatenate(shown), np.concatenate([vision.codes for vision in visions(whole.tokens, TEXT.vocabulary)])
+    )
 
 
 def test_no_question_is_asked_twice(nano: FrameTokenizer) -> None:
@@ -108,6 +124,7 @@ def test_no_question_is_asked_twice(nano: FrameTokenizer) -> None:
         ({"minutes": (1, 3)}, "2 or more where it is asked what came first"),
         ({"minutes": (3, 61)}, "got 3 to 61 minutes"),
         ({"frames": 0}, "0 frames"),
+        ({"every": -1}, "the time every -1"),
         ({"narrated": 1.5}, "told in words or narrated, got 0.0 and 1.5"),
         ({"kinds": ("why",)}, "no question of the kind 'why'; there are what, when, where, way, first"),
         ({"told": 1.5}, "got 1.5"),

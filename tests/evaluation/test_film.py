@@ -100,6 +100,14 @@ def test_what_is_asked_of_minutes_is_what_training_asks() -> None:
     assert asked[0].expected == f"{time} {thing}."
 
 
+def test_within_a_minute_the_time_stands_as_often_as_one_likes() -> None:
+    film = passing_film(World(), 0, 3)
+    (turn,) = Minutes(3, 12, every=2).about("train", 0, 1, 32)[0].conversation()
+    *shown, _ = turn["content"]
+    assert [part for part in shown if isinstance(part, str)] == [f" {m.time}" for m in film for _ in range(2)]
+    assert [len([*part]) for part in shown if not isinstance(part, str)] == [2] * 6
+
+
 def test_films_of_minutes_are_evaluated_like_the_others(tmp_path: Path) -> None:
     result = run(tmp_path, task=Minutes(3, 3), films=2, asked=None)
     assert len(result.answers) == 2 * 2 * len(KINDS_OF_PASSING)
@@ -187,6 +195,7 @@ def test_a_task_that_is_none(settings: dict[str, Any], said: str) -> None:
         ({"minutes": 61}, "1 to 60 minutes, .* got 61"),
         ({"minutes": 1}, "2 or more where it is asked what came first; got 1"),
         ({"minutes": 7, "frames": 64}, "a multiple of 7 of them; got 64"),
+        ({"minutes": 2, "frames": 64, "every": -1}, "behind the last; got -1"),
         ({"kinds": ("what", "why")}, "there are no questions of the kind 'why': take what, when, where, way, first"),
     ],
 )

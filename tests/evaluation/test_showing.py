@@ -23,7 +23,7 @@ from ringworld.worlds.reader import read
 
 SIZE = 64
 ABOUT = About("tiny", None, 1000, 2048, SIZE, 16, 4096)
-PLAN = Plan(pictures=2, films=1, frames=4, minutes=4, minute_frames=3, heldout="place")
+PLAN = Plan(pictures=2, films=1, frames=4, minutes=4, minute_frames=3, every=2, heldout="place")
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Eyes:
             seen = read(frame)
             return f" A {seen.things[0].thing} at the {seen.things[0].place} on a {seen.ground} ground. "
         if found := re.fullmatch(r"What passed at (\d+:00)\?", question):
-            _, middle, _ = content[content.index(f" {found[1]}") - 1]
+            _, middle = content[content.index(f" {found[1]}") - 1]  # of three, the first two
             return f"{found[1]} {read(np.asarray(middle)).things[0].thing}."
         return "no idea"
 
@@ -140,7 +140,7 @@ def test_the_long_film_is_read_once_and_asked_about_as_in_training(tmp_path: Pat
     questions = eyes.asked[3:]
     ((ahead,),) = eyes.ahead
     assert [content[:-1] for content in questions] == [ahead["content"]] * 5, "the same footage, to be encoded once"
-    as_trained = before_questions(film, lambda minute: minute)
+    as_trained = before_questions(film, lambda minute: minute.parts(PLAN.minute_frames, PLAN.every))
     assert [part for part in ahead["content"] if isinstance(part, str)] == [
         part for part in as_trained if isinstance(part, str)
     ]
@@ -211,9 +211,10 @@ def test_what_another_model_showed_stays(tmp_path: Path, eyes: Eyes, plan: Plan,
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"pictures": 0}, "got 0, 2 of 8 frames, 60 and 5"),
+        ({"pictures": 0}, "got 0, 2 of 8 frames, 60 with the time behind every 10, and 5"),
         ({"frames": 1}, "films of 2 or more frames"),
-        ({"kinds": ()}, "60 and 0"),
+        ({"every": -1}, "the time behind every -1"),
+        ({"kinds": ()}, "and 0"),
         ({"things": (2, 1)}, r"1 to 4 things, the smaller number first; got \(2, 1\)"),
         ({"minutes": 61}, "1 to 60 minutes.*got 61"),
         ({"minutes": 1}, "2 or more where it is asked what came first"),

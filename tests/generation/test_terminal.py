@@ -1,11 +1,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from generation.models import frame_tokenizer, random_model, seeing_model, tokenizer
+from ringworld.errors import UserError
 from ringworld.generation.chat import Chat
 from ringworld.generation.drawing import Film
 from ringworld.generation.terminal import COMMANDS, Album, converse
@@ -98,7 +100,7 @@ def test_pictures_and_films_are_shown_and_drawn(tmp_path: Path, scripted: Callab
     )
     chat = model.chat()
     album = Album(tmp_path / "drawings", 2)
-    converse(chat, terminal.read_line, terminal.write, album, every=1)
+    converse(chat, terminal.read_line, terminal.write, album, every=1, resolution=2)
     one, two = (tmp_path / "drawings" / name for name in ("drawn-1.png", "drawn-2.mp4"))
     assert f"(shown: {picture})\nyes\n A \n(drawn: {one})\n" in terminal.written
     assert f"(shown: 2 frames of {film})\nso\n(drawn: {two})\n" in terminal.written
@@ -106,14 +108,16 @@ def test_pictures_and_films_are_shown_and_drawn(tmp_path: Path, scripted: Callab
     assert "a film.mp4 x" in terminal.written
     np.testing.assert_array_equal(read_image(one), frame_tokenizer().decode(codes[:1])[0])
     assert video_info(two).seconds == pytest.approx(1.5)
-    # All of it is in the conversation, with the times of the film's two seconds.
+    # All of it is in the conversation, with the times of the film's two seconds, to two of them.
     (shown, drawn, first, second, filmed) = visions(np.array(chat.tokens), vocabulary)
     np.testing.assert_array_equal(shown.codes, frame_tokenizer().encode(frames(1)))
     np.testing.assert_array_equal(drawn.codes, codes[:1])
     assert (len(first.codes), len(second.codes)) == (1, 1)
     np.testing.assert_array_equal(filmed.codes, codes)
     text = model.tokenizer.decode(chat.tokens)
-    assert text.index("0:00") < text.index("0:01") < text.index("film")
+    assert text.count("0:00") == 2
+    assert "0:01" not in text
+    assert text.rindex("0:00") < text.index("film")
 
 
 def test_in_lwms_template_a_film_comes_after_its_question() -> None:
@@ -144,6 +148,19 @@ def test_what_was_shown_is_saved_and_opened_again(tmp_path: Path) -> None:
     assert list(again.say("what?", max_tokens=6)) == first
     blind = seeing_model().chat()
     assert list(blind.say("what?", max_tokens=6)) != first, "what is shown must matter"
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "says"),
+    [
+        (0, {}, "there is no frame to be shown"),
+        (2, {"every": 5}, "every 5 seconds in a film of no known rate"),
+        (2, {"fps": 1, "every": 5, "resolution": 0}, "1 or more whole seconds .*, got 0"),
+    ],
+)
+def test_what_cannot_be_shown(count: int, settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        seeing_model().chat().show(frames(count), **settings)
 
 
 def test_what_was_read_is_kept(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringworld.tokens.vision import frame_ids, vision_ids, visions
+from ringworld.tokens.vision import frame_ids, timed, vision_ids, visions
 from ringworld.tokens.vocabulary import LWM, Vocabulary
 
 SMALL = Vocabulary(
@@ -20,6 +20,12 @@ def test_eof_ends_every_frame_but_the_last_which_ends_with_eov() -> None:
 
 def test_an_hour_at_a_frame_a_second_is_925_200_tokens() -> None:
     assert len(frame_ids(np.zeros((3600, 16, 16), np.int32), LWM)) == 925_200
+
+
+def test_the_time_stands_behind_the_frames_of_every_so_many_seconds() -> None:
+    assert [*timed(5, 0.5, 4)] == [(slice(0, 2), " 0:00"), (slice(2, 4), " 0:04"), (slice(4, 5), " 0:08")]
+    minutes = [time for _, time in timed(180, 1, 20, resolution=60)]
+    assert minutes == [" 0:00"] * 3 + [" 1:00"] * 3 + [" 2:00"] * 3
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=5), st.integers(0, 2**31))

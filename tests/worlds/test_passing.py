@@ -49,6 +49,14 @@ def test_a_thing_crosses_the_frame_from_edge_to_edge() -> None:
         assert middle.thing == minute.thing
 
 
+def test_a_minute_is_seen_in_parts() -> None:
+    (minute,) = film_of(minutes=1)
+    assert minute.parts(6) == minute.parts(6, 6) == minute.parts(6, 9) == [minute.moments(6)]
+    first, second, rest = minute.parts(5, 2)
+    assert [*first, *second, *rest] == minute.moments(5)
+    assert (len(first), len(second), len(rest)) == (2, 2, 1)
+
+
 @pytest.mark.parametrize("part", ["train", "heldout"])
 def test_what_is_held_out_passes_in_its_part_alone(part: Part) -> None:
     for minute in film_of(part):

@@ -194,13 +194,13 @@ class Film(OfModel):
     Attributes:
         out: the folder for the results.
         films: so many like those trained on, and as many with what is held out.
-        minutes: of a film in which one thing passes each minute, with the time behind it. It has no scenes.
+        minutes: of a film in which one thing passes each minute, with its time behind it. It has no scenes.
         frames: of a film; in scenes one a second.
         scene: seconds of a film's scenes, from so many to so many.
         things: in a scene, from so many to so many.
         asked: questions about a film.
         kinds: of questions, such as what,colour,passed; one that there is not is answered with all there are.
-        every: the time stands behind every so many frames; 0: nowhere.
+        every: the time stands behind every so many frames; 0: nowhere, or with --minutes behind each minute's last.
         seed: of the films.
         heldout: what training held out, things on grounds or at places.
     """
@@ -228,16 +228,11 @@ class Film(OfModel):
     def _task(self) -> "Task":
         from ringworld.evaluation.film import Minutes, Scenes
 
-        of_scenes = (self.scene, self.things, self.every)
         if self.minutes is None:
-            scene, things, every = of_scenes
-            return Scenes(self.frames, scene, things, self.kinds, every, self.seed, self.heldout)
-        if of_scenes != (Film.scene, Film.things, Film.every):
-            raise UserError(
-                "films of --minutes have one thing and one time a minute, and no scenes: leave --scene, --things and "
-                "--every out"
-            )
-        return Minutes(self.minutes, self.frames, self.kinds, self.seed, self.heldout)
+            return Scenes(self.frames, self.scene, self.things, self.kinds, self.every, self.seed, self.heldout)
+        if (self.scene, self.things) != (Film.scene, Film.things):
+            raise UserError("films of --minutes have one thing a minute, and no scenes: leave --scene and --things out")
+        return Minutes(self.minutes, self.frames, self.kinds, self.every, self.seed, self.heldout)
 
 
 @dataclass(frozen=True, kw_only=True)

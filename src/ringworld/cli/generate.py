@@ -107,6 +107,7 @@ class Chat(OfModel):
         resume: go on with a conversation that /save wrote.
         drawings: the folder for what the model draws.
         every: the time stands behind every so many seconds of a film that is shown; 0: nowhere.
+        resolution: seconds to which it is told; 60: in whole minutes, as nano was trained.
     """
 
     system: Annotated[MaybeText, default("what the model's own template says")] = None
@@ -119,6 +120,7 @@ class Chat(OfModel):
     resume: Annotated[MaybePath, default("begin anew")] = None
     drawings: Folder = Path(".")
     every: Count = 0
+    resolution: Count = 1
 
     def __call__(self) -> None:
         chat = self.load(many_rows=False).chat(self.system, self.template)
@@ -134,6 +136,7 @@ class Chat(OfModel):
             partial(print, end="", flush=True),
             Album(self.drawings),
             every=self.every,
+            resolution=self.resolution,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             top_k=self.top_k,

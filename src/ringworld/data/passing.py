@@ -6,7 +6,7 @@ same as to find its frames, and can be learned in a fraction of the tokens.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import attrgetter
 from typing import TypeVar
 
@@ -30,11 +30,13 @@ Seen = TypeVar("Seen")
 
 @dataclass(frozen=True)
 class PassingConfig:
-    """Questions about such films. Behind each minute that is shown stands its time, such as " 23:00".
+    """Questions about such films. Behind each minute that is shown stands its time, such as " 23:00", and within it
+    behind each `every` frames: a minute's 60 frames are found as easily then as one of them.
 
     Attributes:
         minutes: of a film, from so many to so many, 1 to 60.
-        frames: of each minute.
+        frames: of each minute,
+        every: and behind each so many of them its time; 0: only behind the last.
         asked: questions about a film, none of them twice,
         together: each about so many minutes, from so many to so many.
         kinds: of the questions, see `worlds.passing`; one that stands here twice comes twice as often.
@@ -49,6 +51,7 @@ class PassingConfig:
 
     minutes: tuple[int, int] = (2, 4)
     frames: int = 1
+    every: int = 0
     asked: int = 4
     together: tuple[int, int] = (1, 1)
     kinds: tuple[Kind, ...] = KINDS_OF_PASSING
@@ -65,11 +68,13 @@ class PassingConfig:
             not (2 if "first" in self.kinds else 1) <= least <= most <= MINUTES
             or not 1 <= some <= more
             or min(self.frames, self.asked) < 1
+            or self.every < 0
         ):
             raise UserError(
                 f"films have 1 to {MINUTES} minutes, the smaller number first, 2 or more where it is asked what came "
-                f"first, with 1 frame or more each, and 1 question or more about 1 minute or more; got {least} to "
-                f"{most} minutes, {self.frames} frames and {self.asked} questions about {some} to {more}"
+                "first, with 1 frame or more each, the time behind every 1 or more of them (0: behind the last), and 1 "
+                f"question or more about 1 minute or more; got {least} to {most} minutes, {self.frames} frames, the "
+                f"time every {self.every} and {self.asked} questions about {some} to {more}"
             )
         if unknown := [kind for kind in self.kinds if kind not in KINDS_OF_PASSING]:
             raise UserError(f"there is no question of the kind {unknown[0]!r}; there are {', '.join(KINDS_OF_PASSING)}")
@@ -123,12 +128,13 @@ class PassingDocuments(SeenDocuments):
             turns += [("user", [*opening, question]), ("assistant", [answer])]
         return turns
 
-    def _shown(self, minute: Minute, random: np.random.Generator) -> str | Frames:
+    def _shown(self, minute: Minute, random: np.random.Generator) -> str | list[Frames]:
         """A minute in words or in frames."""
         if random.random() < self._config.told:
             return said(minute, self._lines[int(random.integers(len(self._lines)))])
         size = self._frames.config.frame_size
-        return np.stack([minute.scene.frame(seconds, size) for seconds in minute.moments(self._config.frames)])
+        parts = minute.parts(self._config.frames, self._config.every)
+        return [np.stack([minute.scene.frame(seconds, size) for seconds in part]) for part in parts]
 
     def _behind(self, minute: Minute, random: np.random.Generator) -> str:
         """The words behind a minute in frames."""
@@ -155,18 +161,23 @@ class PassingDocuments(SeenDocuments):
 
 def before_questions(
     film: Iterable[Minute],
-    shown: Callable[[Minute], str | Seen],
+    shown: Callable[[Minute], str | Sequence[Seen]],
     behind: Callable[[Minute], str] = attrgetter("time"),
 ) -> list[str | Seen]:
     """A film as it stands in a conversation before the first question about it: of each minute the frames with the time
     behind them, as in all films (see `tokens.vision.timed`), or the time and what happens then in words.
 
     Args:
-        shown: gives a minute in words, its time among them, or whatever frames are to the caller.
-        behind: gives the words behind a minute in frames, its time at their beginning.
+        shown: gives a minute in words, its time among them, or in parts of frames, whatever these are to the caller;
+            behind each part stands the minute's time.
+        behind: gives the words behind the last part of a minute, its time at their beginning.
     """
     parts: list[str | Seen] = []
     for minute in film:
         what = shown(minute)
-        parts += [f" {what}"] if isinstance(what, str) else [what, f" {behind(minute)}"]
+        if isinstance(what, str):
+            parts.append(f" {what}")
+        else:
+            times = [f" {minute.time}"] * (len(what) - 1)
+            parts += chain.from_iterable(zip(what, [*times, f" {behind(minute)}"], strict=True))
     return [*parts, " "]

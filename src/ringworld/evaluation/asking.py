@@ -10,6 +10,7 @@ from typing import Protocol, TypedDict, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from ringworld.data.passing import before_questions
 from ringworld.data.worlds import FPS, WHAT_HAPPENS, WHAT_IS_SEEN
 from ringworld.tokens.chat import Role
 from ringworld.tokens.vision import timed
@@ -89,14 +90,15 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class MinuteFrames:
-    """So many frames of a minute, each drawn when it is asked for. Equal to itself alone, as a `Piece` is."""
+    """Frames of a minute, at these seconds of it, each drawn when it is asked for. Equal to itself alone, as a `Piece`
+    is."""
 
     minute: Minute
-    frames: int
+    moments: Sequence[float]
     size: int
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "size size 3"]]:
-        return (self.minute.scene.frame(seconds, self.size) for seconds in self.minute.moments(self.frames))
+        return (self.minute.scene.frame(seconds, self.size) for seconds in self.moments)
 
 
 def shown(film: Filmed, frames: int, size: int, every: int = 0) -> list[str | Footage]:
@@ -109,6 +111,16 @@ def shown(film: Filmed, frames: int, size: int, every: int = 0) -> list[str | Fo
         return [Piece(film, numbers, size)]
     parts = timed(frames, FPS, every)
     return [part for some, time in parts for part in (Piece(film, numbers[some], size), time)]
+
+
+def shown_in_minutes(film: Iterable[Minute], frames: int, size: int, every: int = 0) -> list[str | Footage]:
+    """A film in which one thing passes each minute, as training shows it (`data.passing`): so many frames of each, with
+    its time behind each `every` of them; 0: behind the last."""
+
+    def parts(minute: Minute) -> list[Footage]:
+        return [MinuteFrames(minute, moments, size) for moments in minute.parts(frames, every)]
+
+    return before_questions(film, parts)
 
 
 def asked_to_describe(film: Filmed, frames: int, size: int) -> list[Turn]:

@@ -10,10 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from rich.console import Console
 
-from ringworld.data.passing import before_questions
 from ringworld.data.worlds import FPS
 from ringworld.errors import UserError
-from ringworld.evaluation.asking import QUESTION_TOKENS, Answers, Footage, MinuteFrames, Turn, shown, together
+from ringworld.evaluation.asking import QUESTION_TOKENS, Answers, Footage, Turn, shown, shown_in_minutes, together
 from ringworld.evaluation.files import earlier_cases, write_cases
 from ringworld.evaluation.parts import NAMES, side_by_side
 from ringworld.evaluation.questions import accuracy_by_kind, normalise
@@ -183,6 +182,7 @@ class Minutes:
         minutes: of a film, 1 to 60.
         frames: of a film, as many in each minute.
         kinds: of `KINDS_OF_PASSING`; none: all of them.
+        every: a minute's time stands behind every so many of its frames; 0: only behind the last.
         seed: of the world.
         heldout: what the world holds out, things on grounds or at places.
     """
@@ -190,6 +190,7 @@ class Minutes:
     minutes: int = MINUTES
     frames: int = 60 * MINUTES
     kinds: tuple[str, ...] = ()
+    every: int = 0
     seed: int = 0
     heldout: HeldOut = "ground"
 
@@ -205,6 +206,11 @@ class Minutes:
                 f"each of {self.minutes} minutes has as many frames, 1 or more, so the film a multiple of "
                 f"{self.minutes} of them; got {self.frames}"
             )
+        if self.every < 0:
+            raise UserError(
+                "a minute's time stands behind every so many of its frames or, with 0, only behind the last; got "
+                f"{self.every}"
+            )
 
     @property
     def asks(self) -> tuple[Kind, ...]:
@@ -215,7 +221,7 @@ class Minutes:
 
     def about(self, part: Part, index: int, count: int, size: int) -> list[Asked]:
         film = passing_film(World(self.seed, part, heldout=self.heldout), index, self.minutes)
-        *footage, _ = before_questions(film, lambda minute: MinuteFrames(minute, self.frames // self.minutes, size))
+        *footage, _ = shown_in_minutes(film, self.frames // self.minutes, size, self.every)
         kinds: list[Kind] = [self.asks[number % len(self.asks)] for number in range(count)]
         found = ask_each(film, kinds, np.random.default_rng((self.seed, index, *b"asked")))
         return [

@@ -15,10 +15,9 @@ import numpy as np
 from jaxtyping import UInt8
 from rich.console import Console
 
-from ringworld.data.passing import before_questions
 from ringworld.data.worlds import FPS
 from ringworld.errors import UserError
-from ringworld.evaluation.asking import Answers, Footage, MinuteFrames, ReadsAhead, asked_to_describe, called
+from ringworld.evaluation.asking import Answers, ReadsAhead, asked_to_describe, called, shown_in_minutes
 from ringworld.evaluation.drawn import Draws
 from ringworld.evaluation.files import require_same_settings, write_result
 from ringworld.evaluation.questions import normalise
@@ -57,7 +56,8 @@ class Plan:
         frames: of such a film, 2 or more, one a second.
         things: in a picture or film, from so many to so many, 1 to 4.
         minutes: of the long film, 1 to 60; in each of them one thing passes.
-        minute_frames: of each minute.
+        minute_frames: of each minute,
+        every: and behind each so many of them its time; 0: only behind the last.
         kinds: of the questions about it (see `worlds.passing`), one after the other.
         guidance: see `Brush`,
         temperature: likewise.
@@ -71,6 +71,7 @@ class Plan:
     things: tuple[int, int] = (1, 1)
     minutes: int = MINUTES
     minute_frames: int = 60
+    every: int = 10
     kinds: tuple[Kind, ...] = ("what", "when", "what", "way", "first")
     guidance: float = 1.0
     temperature: float = 1.0
@@ -78,11 +79,12 @@ class Plan:
     heldout: HeldOut = "ground"
 
     def __post_init__(self) -> None:
-        if min(self.pictures, self.films, self.minute_frames, len(self.kinds)) < 1 or self.frames < 2:
+        least = min(self.pictures, self.films, self.minute_frames, len(self.kinds))
+        if least < 1 or self.frames < 2 or self.every < 0:
             raise UserError(
-                "what is shown are 1 or more pictures, films of 2 or more frames, frames of each minute and questions; "
-                f"got {self.pictures}, {self.films} of {self.frames} frames, {self.minute_frames} and "
-                f"{len(self.kinds)}"
+                "what is shown are 1 or more pictures, films of 2 or more frames, frames of each minute, with its time "
+                f"behind every so many or 0, and questions; got {self.pictures}, {self.films} of {self.frames} frames, "
+                f"{self.minute_frames} with the time behind every {self.every}, and {len(self.kinds)}"
             )
         if not 1 <= self.things[0] <= self.things[1] <= 4:
             raise UserError(f"there are 1 to 4 things, the smaller number first; got {self.things}")
@@ -230,12 +232,9 @@ def _remembering(eyes: ReadsAhead, plan: Plan, out: Path) -> _Part:
     def make(made: Shown) -> Shown:
         film, size, file = plan.long_film(), eyes.frame_size, f"{_FILES}/long-film.png"
 
-        def footage(minute: Minute) -> Footage:
-            return MinuteFrames(minute, plan.minute_frames, size)
-
         middles = [minute.scene.frame(seconds, size) for minute in film for seconds in minute.moments(1)]
         write_result(out / file, to_png(np.concatenate(middles, axis=1)))
-        before = before_questions(film, footage)
+        before = shown_in_minutes(film, plan.minute_frames, size, plan.every)
         begin = time.monotonic()
         tokens = eyes.read([{"role": "user", "content": before}])
         seconds = time.monotonic() - begin

@@ -67,24 +67,27 @@ class Chat:
         """The ids in the cache."""
         return self._memory.tokens
 
-    def show(self, frames: Iterable[Frame], fps: float | int | None = None, every: int = 0) -> int:
+    def show(self, frames: Iterable[Frame], fps: float | int | None = None, every: int = 0, resolution: int = 1) -> int:
         """Shows a picture or a film, which what is said next is about. It is encoded here, once.
 
         Args:
             frames: one after the other; no more than some of them are held.
             fps: of a film. None: a picture, or a film without times.
             every: the time stands behind every so many seconds of a film; 0: nowhere.
+            resolution: seconds to which it is told; with 60, in whole minutes.
 
         Returns:
             how many frames there were.
 
         Raises:
-            UserError: the model does not see, there is no frame, frames are of another size, or there is no rate for
-                times.
+            UserError: the model does not see, there is no frame, frames are of another size, there is no rate for
+                times, or `resolution` is less than 1.
         """
         eyes, vocabulary = frame_tokenizer_of(self._model), self._model.tokenizer.vocabulary
         if every and fps is None:
             raise UserError(f"the time is to stand every {every} seconds in a film of no known rate: give its fps")
+        if resolution < 1:
+            raise UserError(f"the time is told to 1 or more whole seconds (resolution), got {resolution}")
         found = list(eyes.encode_all(frames))
         if not found:
             raise UserError("there is no frame to be shown: give one or more")
@@ -92,7 +95,7 @@ class Chat:
         if not every or fps is None:
             self._shown.append(vision_ids(codes, vocabulary))
         else:
-            for part, time in timed(len(codes), fps, every):
+            for part, time in timed(len(codes), fps, every, resolution):
                 self._shown += [vision_ids(codes[part], vocabulary), time]
         return len(codes)
 

@@ -131,6 +131,7 @@ class Model:
         *,
         fps: float = 1.0,
         every: int = 0,
+        resolution: int = 1,
         max_tokens: int = 128,
     ) -> str:
         """The greedy answer to a question about a picture or a film. To ask more than one question about the same, show
@@ -140,13 +141,14 @@ class Model:
             shown: a file, or frames of the model's size.
             fps: frames of a film a second.
             every: the time stands behind every so many seconds of a film; 0: nowhere.
+            resolution: seconds to which it is told; with 60, in whole minutes.
 
         Raises:
             UserError: the file cannot be read, or as `Chat.show` and `Chat.say`.
         """
         chat = self.chat()
         frames = read_video(Path(shown), fps, chat.frame_size) if isinstance(shown, str | os.PathLike) else shown
-        chat.show(frames, fps, every)
+        chat.show(frames, fps, every, resolution)
         return "".join(piece for piece in chat.say(question, max_tokens=max_tokens) if isinstance(piece, str)).strip()
 
     def draw(self, prompt: str, brush: Brush = Brush()) -> UInt8[np.ndarray, "H W 3"]:

@@ -52,6 +52,7 @@ def converse(
     keep: Callable[[Film], str],
     *,
     every: int = 0,
+    resolution: int = 1,
     max_tokens: int = 512,
     temperature: float = 0.0,
     top_k: int = 0,
@@ -68,6 +69,7 @@ def converse(
         write: takes pieces of what is said.
         keep: takes what an answer has drawn, and gives what is said of it, such as the name of a file.
         every: the time stands behind every so many seconds of a film that is shown; 0: nowhere.
+        resolution: seconds to which it is told; with 60, in whole minutes.
         seed: of the first answer; each further one has the next number.
     """
     answers = 0
@@ -75,7 +77,7 @@ def converse(
         try:
             line = read_line().strip()
             if line.startswith("/"):
-                if not _obey(chat, line, write, every):
+                if not _obey(chat, line, write, every, resolution):
                     return
             elif line:
                 settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed + answers}
@@ -96,7 +98,7 @@ def converse(
             return
 
 
-def _obey(chat: Chat, line: str, write: Callable[[str], None], every: int) -> bool:
+def _obey(chat: Chat, line: str, write: Callable[[str], None], every: int, resolution: int) -> bool:
     """Whether the conversation goes on."""
     command, _, rest = line.partition(" ")
     match command, rest.strip():
@@ -116,7 +118,7 @@ def _obey(chat: Chat, line: str, write: Callable[[str], None], every: int) -> bo
             write(f"(shown: {path})\n")
         case "/video", words if words:
             path, fps = _film(words)
-            frames = chat.show(read_video(Path(path).expanduser(), fps, chat.frame_size), fps, every)
+            frames = chat.show(read_video(Path(path).expanduser(), fps, chat.frame_size), fps, every, resolution)
             write(f"(shown: {frames} frames of {path})\n")
         case "/help", "":
             write(COMMANDS)

@@ -6,6 +6,7 @@ more minutes and more frames, in rows of up to 16K tokens whose positions reach 
 learned leaves the mix.
 """
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,10 +153,34 @@ def _stages() -> tuple[LanguageStage, ...]:
             ),
         ),
         _stage(
+            "4k",
+            4096,
+            2,
+            800,
+            (
+                *_needles(4096, 0.06),
+                *_far(_needles(4096, 0.06)),
+                *_world(1, 0.06),
+                *_world(8, 0.14),
+                *_films(
+                    (replace(whole, asked=3), 0.04), (_passing((3, 8), 2, 4), 0.05), (_passing((2, 6), 4, 4), 0.07)
+                ),
+                *_far(
+                    _films(
+                        (_passing((30, 60), 1, 8, scattered=False), 0.05),
+                        (_passing((16, 48), 4, 8), 0.13),
+                        (_passing((6, 12), 14, 6, every=7), 0.08),
+                        (_passing((3, 6), 30, 5, every=10), 0.11),
+                        (_passing((2, 3), 60, 5, every=10), 0.15),
+                    )
+                ),
+            ),
+        ),
+        _stage(
             "16k",
             16384,
             1,
-            160,
+            120,
             (
                 *_needles(16384, 0.15),
                 *_far(_needles(16384, 0.1)),
@@ -164,10 +189,10 @@ def _stages() -> tuple[LanguageStage, ...]:
                 *_films((_passing((3, 8), 4, 3), 0.15)),
                 *_far(
                     _films(
-                        (_passing((30, 60), 1, 8, scattered=False), 0.1),
+                        (_passing((30, 60), 1, 8, scattered=False), 0.06),
                         (_passing((30, 60), 4, 12, scattered=False), 0.1),
-                        (_passing((30, 60), 14, 20, scattered=False), 0.1),
-                        (_passing((8, 15), 60, 12, scattered=False), 0.1),
+                        (_passing((30, 60), 14, 20, every=7, scattered=False), 0.08),
+                        (_passing((8, 15), 60, 12, every=10, scattered=False), 0.2),
                     )
                 ),
             ),
@@ -176,21 +201,35 @@ def _stages() -> tuple[LanguageStage, ...]:
 
 
 def _passing(
-    minutes: tuple[int, int], frames: int, asked: int = 2, *, narrated: float = 0.0, scattered: bool = True
+    minutes: tuple[int, int],
+    frames: int,
+    asked: int = 2,
+    *,
+    every: int = 0,
+    narrated: float = 0.0,
+    scattered: bool = True,
 ) -> PassingConfig:
-    """Films of so many minutes of so many frames, with so many questions.
+    """Films of so many minutes of so many frames, the time behind each `every` of them, with so many questions.
 
     Of one frame nobody sees which way something goes, and of one minute nothing came first. Where and which way take
     more answers to learn than what and when.
     """
     kinds: list[Kind] = ["what", "when", "where", "where"]
     if frames > 1:
-        kinds.extend(("way", "way", "way"))
+        kinds.extend(("where", "way", "way", "way"))
     if minutes[0] > 1:
         kinds.append("first")
     together = (1, min(6, minutes[1]))
     return PassingConfig(
-        minutes, frames, asked, together, tuple(kinds), narrated=narrated, scattered=scattered, heldout="place"
+        minutes,
+        frames,
+        every,
+        asked,
+        together,
+        tuple(kinds),
+        narrated=narrated,
+        scattered=scattered,
+        heldout="place",
     )
 
 
@@ -250,14 +289,16 @@ def _world(frames: int, share: float) -> Mix:
     """Pictures, or films of so many frames, drawn twice as often as described: it takes longer to learn."""
     documents = share / 3 / (frames * _FRAME + _DESCRIBED)
     described = WorldSourceConfig("describe", frames=(frames, frames), heldout="place")
-    return ((described, documents), (replace(described, task="draw", without_words=0.1, briefly=0.25), 2 * documents))
+    drawn = replace(described, task="draw", without_words=0.25 if frames > 1 else 0.1, briefly=0.5)
+    return ((described, documents), (drawn, 2 * documents))
 
 
 def _films(*shares: tuple[PassingConfig, float]) -> Mix:
     """Films that are asked about."""
 
     def tokens(film: PassingConfig) -> float:
-        minute = film.told * _TOLD + (1 - film.told) * (film.frames * _FRAME + 3)
+        times = math.ceil(film.frames / (film.every or film.frames))
+        minute = film.told * _TOLD + (1 - film.told) * (film.frames * _FRAME + 3 * times)
         asked = film.asked * (_QUESTION + sum(film.together) / 2 * _ASKED)
         return sum(film.minutes) / 2 * minute + asked
 

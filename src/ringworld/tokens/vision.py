@@ -56,7 +56,7 @@ def clock(seconds: float | int) -> str:
 MINUTE_MARKS = tuple(f" {clock(60 * minute)}" for minute in range(60))
 
 
-def timed(count: int, fps: float | int, every: int) -> Iterator[tuple[slice, str]]:
+def timed(count: int, fps: float | int, every: int, resolution: int = 1) -> Iterator[tuple[slice, str]]:
     """The parts of a film of `count` frames with the time in it: the frames of each `every` seconds, and the text
     behind them, which says when they began.
 
@@ -64,12 +64,15 @@ def timed(count: int, fps: float | int, every: int) -> Iterator[tuple[slice, str
 
     The time stands under a part as a caption does under a picture: a model that reads from left to right has seen the
     frames where it comes to the time, and can keep there what it saw. There is no part without a frame.
+
+    Args:
+        resolution: seconds to which the time is told; with 60, in whole minutes.
     """
     # A frame at the very end of a part belongs to the next one, also where its time is rounded down.
     part = np.floor(np.arange(count) / fps / every + 1e-9).astype(np.int64)
     edges = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), count]
     for start, stop in pairwise(edges):
-        yield slice(start, stop), f" {clock(int(part[start]) * every)}"
+        yield slice(start, stop), f" {clock(int(part[start]) * every // resolution * resolution)}"
 
 
 @dataclass(frozen=True)

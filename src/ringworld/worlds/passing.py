@@ -54,6 +54,11 @@ class Minute:
         """The seconds of so many frames, spread evenly over the minute."""
         return [(number + 0.5) * MINUTE / frames for number in range(frames)]
 
+    def parts(self, frames: int, every: int = 0) -> list[list[float]]:
+        """The same in parts of so many (`every`) frames, the last one of what is left; 0: in one part."""
+        moments = self.moments(frames)
+        return [moments[start : start + (every or frames)] for start in range(0, frames, every or frames)]
+
     def told(self) -> str:
         """What happens in words: "a large red ring passes left"."""
         return f"a {self.thing} passes {self.act.direction}"
