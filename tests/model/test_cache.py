@@ -27,7 +27,9 @@ from ringworld.model.config import ModelConfig
 from ringworld.model.rope import rope_frequencies
 from ringworld.model.transformer import forward, head
 
-CONFIG = ModelConfig(vocabulary_size=101, dim=32, ffn=48, layers=2, heads=4, kv_heads=2, head_dim=16, qk_norm=True)
+CONFIG = ModelConfig(
+    vocabulary_size=101, dim=32, ffn=48, layers=2, heads=4, kv_heads=2, head_dim=16, qk_norm=True, sharpened_from=8
+)
 FREQUENCIES = rope_frequencies(1e4, 16)
 TOKENS = np.random.default_rng(0).integers(0, 101, (4, 40)).astype(np.int32)
 LENGTHS = np.array([5, 9, 16, 12], np.int32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ringworld.errors import UserError
-from ringworld.model.rope import Rotation, rope_frequencies, rotate, rotation
+from ringworld.model.rope import Rotation, rope_frequencies, rotate, rotate_queries, rotation
 
 
 def exact_angles(positions: np.ndarray, theta: float, head_dim: int) -> np.ndarray:
@@ -47,6 +47,16 @@ def test_a_product_depends_on_the_distance_alone():
 def test_pairs_are_half_split():
     quarter = Rotation(jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 2)))
     np.testing.assert_array_equal(rotate(jnp.arange(4.0)[None, None, None], quarter)[0, 0, 0], [-2, -3, 0, 1])
+
+
+def test_queries_grow_with_the_logarithm_of_what_they_can_look_at():
+    positions = jnp.array([[0, 15, 255, 1_048_575]], jnp.int32)
+    by = rotation(positions, rope_frequencies(1e4, 32), sharpened_from=16)
+    np.testing.assert_allclose(by.sharpness, [[1, 1, 2, 5]], rtol=1e-6)
+    query = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 2, 32)), jnp.float32)
+    longer = rotate(query, by) * jnp.array([1, 1, 2, 5.0])[None, :, None, None]
+    np.testing.assert_allclose(rotate_queries(query, by), longer, rtol=1e-6)
+    assert rotate_queries(query.astype(jnp.bfloat16), by).dtype == jnp.bfloat16
 
 
 def test_theta_below_one_is_refused():

@@ -17,7 +17,9 @@ from ringworld.model.rope import rope_frequencies
 from ringworld.model.transformer import Weights, declare, dense, feed_forward, forward, head
 from ringworld.parameters import Parameter, abstract, init
 
-CONFIG = ModelConfig(vocabulary_size=50, dim=32, ffn=48, layers=3, heads=4, kv_heads=2, head_dim=16, qk_norm=True)
+CONFIG = ModelConfig(
+    vocabulary_size=50, dim=32, ffn=48, layers=3, heads=4, kv_heads=2, head_dim=16, qk_norm=True, sharpened_from=6
+)
 THETA = 1e4
 LENGTH = 32
 
@@ -42,6 +44,7 @@ def plain_forward(weights: Weights, tokens: np.ndarray) -> np.ndarray:
     def norm(x, gain):
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + c.norm_eps) * gain
 
+    longer = np.maximum(1, np.log(1 + np.arange(len(tokens))) / np.log(6))[:, None, None]
     angles = np.arange(len(tokens))[:, None] * THETA ** (-np.arange(0, c.head_dim, 2) / c.head_dim)[None]
 
     def turn(x):  # [S, N, K]
@@ -54,7 +57,7 @@ def plain_forward(weights: Weights, tokens: np.ndarray) -> np.ndarray:
         layer = jax.tree.map(lambda a, i=i: a[i], w.layers)
         h = norm(x, layer.attention_norm)
         query, key, value = (np.einsum("sd,dnk->snk", h, m) for m in (layer.query, layer.key, layer.value))
-        query, key = turn(norm(query, layer.query_norm)), turn(norm(key, layer.key_norm))
+        query, key = turn(norm(query, layer.query_norm)) * longer, turn(norm(key, layer.key_norm))
         key, value = (np.repeat(m, c.heads // c.kv_heads, axis=1) for m in (key, value))
         scores = np.einsum("qnk,snk->nqs", query, key) / np.sqrt(c.head_dim)
         scores = np.where(np.tril(np.ones(scores.shape[1:], bool)), scores, -np.inf)
@@ -197,6 +200,7 @@ def test_every_weight_is_declared_with_an_axis_for_each_dimension():
     [
         ({"kv_heads": 3}, "4 query heads do not divide among 3 key heads"),
         ({"head_dim": 15}, "head_dim must be even"),
+        ({"sharpened_from": 1}, "beyond 2 tokens or more, got sharpened_from=1"),
         ({"layers": 0}, r"layers of at least 1 \(given: 0\)"),
     ],
 )

@@ -448,6 +448,13 @@ def test_dynamic_scaling_keeps_the_length_that_it_counts_from(tmp_path):
     assert open_hugging_face(tmp_path / "model").description.rope_scaling == scaling
 
 
+def test_a_model_that_transformers_has_not_is_not_written(tmp_path):
+    config = ModelConfig(270, 16, 16, 1, 2, 2, 8, sharpened_from=64)
+    with pytest.raises(UserError, match="no model whose queries grow with their position, as this one's do beyond 64"):
+        write_hugging_face(source_of(config, train_tokenizer(["a text"], 270), tmp_path), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_model_that_opens_texts_with_nothing_is_written_so(tmp_path):
     trained = json.loads(train_tokenizer(["a text"], 270).to_json())
     trained["vocabulary"]["bos"] = None

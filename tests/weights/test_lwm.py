@@ -412,6 +412,8 @@ def test_models_that_lwm_has_not_are_not_written(tmp_path):
         write_lwm(source(model=config(head_dim=4)), path)
     with pytest.raises(UserError, match=r"made has norms of queries and keys, and LWM's"):
         write_lwm(source(model=config(qk_norm=True)), path)
+    with pytest.raises(UserError, match=r"made has queries that grow with their position, and LWM's"):
+        write_lwm(source(model=config(sharpened_from=64)), path)
     first = source()
     scaled = replace(first, description=replace(first.description, rope_scaling=RopeScaling("linear", 2.0, 64)))
     with pytest.raises(UserError, match=r"made scales its RoPE frequencies \(linear\), and LWM has a theta only"):

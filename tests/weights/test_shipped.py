@@ -1,6 +1,6 @@
 """The model that comes with the package: what its recipe makes, small, and able to do what it is there for.
 
-How often it is right is measured (docs/nano.md); here it must be so for one of each kind, taken greedily.
+How often it is right is measured (docs/nano.md); here it must be so for one of each kind.
 """
 
 import itertools
@@ -35,7 +35,7 @@ def test_it_is_small_and_what_the_recipe_makes() -> None:
 
 
 def test_it_draws_what_it_is_asked_for(model: Model) -> None:
-    (thing,) = read(model.draw("a red circle", GREEDY)).things
+    (thing,) = read(model.draw("a red circle")).things  # as `generate image` does
     assert (thing.thing.colour, thing.thing.kind) == ("red", "circle")
 
 

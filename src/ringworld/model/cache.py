@@ -111,7 +111,7 @@ def prefill(
         )
         return attention(query, key, value, segments, positions, mesh=mesh), caches
 
-    by = rotation(positions, frequencies)
+    by = rotation(positions, frequencies, config.sharpened_from)
     hidden, (keys, values) = run_layers(
         weights, tokens, by, attend, (empty, empty), config=config, mesh=mesh, dtype=dtype
     )
@@ -194,7 +194,7 @@ def extend(
     hidden, (keys, values) = run_layers(
         weights,
         tokens,
-        rotation(new_positions, frequencies),
+        rotation(new_positions, frequencies, config.sharpened_from),
         attend,
         (cache.keys, cache.values),
         config=config,
@@ -285,7 +285,7 @@ def decode_step(
         )
         return output, (keys, values)
 
-    by = rotation(position, frequencies)
+    by = rotation(position, frequencies, config.sharpened_from)
     hidden, (keys, values) = run_layers(
         weights,
         token[:, None],

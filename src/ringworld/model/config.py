@@ -11,6 +11,13 @@ class ModelConfig:
     """A LLaMA-shaped decoder: RMSNorm, SwiGLU, rotary positions, grouped queries.
 
     RoPE's theta is not here: it grows with the context from stage to stage, so it is data of the forward pass.
+
+    Attributes:
+        tied: one table for embedding and head.
+        qk_norm: RMSNorm of each query and key head, with learned gains.
+        sharpened_from: beyond so many tokens a query grows with the logarithm of its position, for the more there is to
+            look at, the less of its attention is left for what it looks for (Chiang & Cholak, arXiv 2202.12172). None:
+            nowhere.
     """
 
     vocabulary_size: int
@@ -20,9 +27,10 @@ class ModelConfig:
     heads: int
     kv_heads: int
     head_dim: int
-    tied: bool = False  # one table for embedding and head
-    qk_norm: bool = False  # RMSNorm of each query and key head, with learned gains
+    tied: bool = False
+    qk_norm: bool = False
     norm_eps: float = 1e-6
+    sharpened_from: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -33,6 +41,8 @@ class ModelConfig:
             raise UserError(
                 f"{self.heads} query heads do not divide among {self.kv_heads} key heads: choose kv_heads that does"
             )
+        if self.sharpened_from is not None and self.sharpened_from < 2:
+            raise UserError(f"queries are sharpened beyond 2 tokens or more, got sharpened_from={self.sharpened_from}")
         if self.head_dim % 2:
             raise UserError(f"head_dim must be even for rotary positions (given: {self.head_dim})")
 

@@ -32,10 +32,12 @@ class Frequencies(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines of each token's angles, float32 [B, S, K/2]. Computed once, used by every layer."""
+    """Of each token: cosines and sines of its angles, float32 [B, S, K/2], and by how much its query is lengthened,
+    [B, S]; None: by nothing. Computed once, used by every layer."""
 
     cosine: Array
     sine: Array
+    sharpness: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,20 @@ def _high_product(a: Array, b: Array) -> Array:
     return a_high * b_high + ((a_high * b_low) >> 16) + ((a_low * b_high) >> 16)
 
 
-def rotation(positions: Int[Array, "B S"], frequencies: Frequencies) -> Rotation:
-    """Angles of these positions."""
+def rotation(positions: Int[Array, "B S"], frequencies: Frequencies, sharpened_from: int | None = None) -> Rotation:
+    """Angles of these positions.
+
+    Args:
+        sharpened_from: as in `ModelConfig`.
+    """
     places = positions.astype(jnp.uint32)[..., None]
     high, low = jnp.asarray(frequencies.turns)[:, None, None, :]
     turns = places * high + _high_product(places, low)  # modulo 2^32, one full turn
     angles = turns.astype(jnp.int32).astype(jnp.float32) * np.float32(2 * np.pi / 2**32)
-    return Rotation(jnp.cos(angles) * frequencies.magnitude, jnp.sin(angles) * frequencies.magnitude)
+    cosine, sine = (turned(angles) * frequencies.magnitude for turned in (jnp.cos, jnp.sin))
+    if sharpened_from is None:
+        return Rotation(cosine, sine)
+    return Rotation(cosine, sine, jnp.maximum(1, jnp.log1p(positions.astype(jnp.float32)) / log(sharpened_from)))
 
 
 def rotate(heads: Float[Array, "B S N K"], by: Rotation) -> Float[Array, "B S N K"]:
@@ -127,3 +136,10 @@ def rotate(heads: Float[Array, "B S N K"], by: Rotation) -> Float[Array, "B S N 
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1).astype(
         heads.dtype
     )
+
+
+def rotate_queries(heads: Float[Array, "B S N K"], by: Rotation) -> Float[Array, "B S N K"]:
+    """The same, and lengthens them."""
+    if by.sharpness is None:
+        return rotate(heads, by)
+    return (rotate(heads.astype(jnp.float32), by) * by.sharpness[:, :, None, None]).astype(heads.dtype)

@@ -21,7 +21,7 @@ from ringworld.attention import attention
 from ringworld.attention.ring import SAVED
 from ringworld.mesh import RULES, constrain, partition_spec
 from ringworld.model.config import ModelConfig
-from ringworld.model.rope import Frequencies, Rotation, rotate, rotation
+from ringworld.model.rope import Frequencies, Rotation, rotate, rotate_queries, rotation
 from ringworld.parameters import Parameter
 
 # Tokens of one device that pass through a feed-forward at once: beyond it the [tokens, F] between its products is
@@ -238,7 +238,7 @@ def run_layers(
                 rms_norm(query, layer.query_norm, config.norm_eps),
                 rms_norm(key, layer.key_norm, config.norm_eps),
             )
-        attended, state = attend(index, rotate(query, by), rotate(key, by), value, state)
+        attended, state = attend(index, rotate_queries(query, by), rotate(key, by), value, state)
         x = x + dense(attended, layer.output)
         x = x + feed_forward(rms_norm(x, layer.ffn_norm, config.norm_eps), layer, mesh, along)
         return (constrain(x, mesh, "batch", along, None), state), None
@@ -272,7 +272,7 @@ def forward(
     def attend(_: Array, query: Array, key: Array, value: Array, state: None) -> tuple[Array, None]:
         return attention(query, key, value, segments, positions, mesh=mesh), state
 
-    by = rotation(positions, frequencies)
+    by = rotation(positions, frequencies, config.sharpened_from)
     return run_layers(weights, tokens, by, attend, None, config=config, mesh=mesh, dtype=dtype, remat=remat)[0]
 
 

@@ -35,6 +35,7 @@ MODEL = ModelConfig(
     head_dim=16,
     tied=True,
     qk_norm=True,
+    sharpened_from=2048,
 )
 OPTIMIZER = OptimizerConfig(kind="muon", weight_decay=0.0, muon_rate=5.0)
 _FILMS = {"scattered": True, "heldout": "place"}

@@ -263,13 +263,19 @@ def write_hugging_face(source: Source, folder: Path, *, shard_bytes: int = 2**30
         shard_bytes: a file of tensors ends before it grows beyond this; one tensor alone may.
 
     Raises:
-        UserError: the folder has something in it, cannot be written, or the source is damaged.
+        UserError: the folder has something in it, cannot be written, the source is damaged, or transformers has no such
+            model.
     """
     model = source.description.config
     if model.dim % model.heads and not model.qk_norm:
         raise UserError(
             f"a LlamaForCausalLM must have a width that its heads divide, and this model has {model.dim} and "
             f"{model.heads} heads: transformers would not open it"
+        )
+    if model.sharpened_from is not None:
+        raise UserError(
+            f"transformers has no model whose queries grow with their position, as this one's do beyond "
+            f"{model.sharpened_from} tokens: convert it to ringworld's own format"
         )
     with appearing(folder) as made:
         dtype = write_tensors(source, made, shard_bytes)

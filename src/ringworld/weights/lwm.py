@@ -184,11 +184,12 @@ def _refuse_unlike_lwm(config: ModelConfig, what: str) -> None:
         f"{config.heads} heads of {config.head_dim} in a width of {config.dim}": config.heads * config.head_dim
         != config.dim,
         "norms of queries and keys": config.qk_norm,
+        "queries that grow with their position": config.sharpened_from is not None,
     }
     if reason := next((reason for reason, so in reasons.items() if so), None):
         raise UserError(
             f"{what} has {reason}, and LWM's models have as many key heads as query heads, a width that these fill, "
-            "and normalise neither: use another format"
+            "and leave both as they are: use another format"
         )
 
 
