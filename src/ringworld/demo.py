@@ -26,7 +26,7 @@ LESSON_WITHOUT_PROSE = "debug"
 # Where and which way something passed, seen in 60 frames, the model does not say well (docs/nano.md).
 PLAN = Plan(heldout="place", kinds=("what", "when", "what", "when", "first"))
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384)
-LESSON_SECONDS = 120
+LESSON_SECONDS = 70  # of steps: about two minutes with what is compiled for them
 
 
 def demo(out: Path, *, seed: int = 0) -> Path:
