@@ -139,7 +139,7 @@ def rotate(heads: Float[Array, "B S N K"], by: Rotation) -> Float[Array, "B S N 
 
 
 def rotate_queries(heads: Float[Array, "B S N K"], by: Rotation) -> Float[Array, "B S N K"]:
-    """The same, and lengthens them."""
+    """Turns queries as `rotate` does, and lengthens them."""
     if by.sharpness is None:
         return rotate(heads, by)
     return (rotate(heads.astype(jnp.float32), by) * by.sharpness[:, :, None, None]).astype(heads.dtype)
