@@ -194,3 +194,6 @@ def test_fingerprints_tell_models_apart() -> None:
     assert random_model().fingerprint == random_model(norm_eps=1e-5).fingerprint
     assert random_model().fingerprint == random_model(MeshShape(sequence=4)).fingerprint
     assert random_model().fingerprint != random_model(seed=1).fingerprint
+    plain = random_model()
+    sharpened = replace(plain, config=replace(plain.config, sharpened_from=8))
+    assert plain.fingerprint != sharpened.fingerprint
