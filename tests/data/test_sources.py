@@ -42,6 +42,23 @@ def test_needles_of_a_part_stand_in_the_prose_of_that_part() -> None:
         assert len(source[0]) == 128
 
 
+def test_sources_of_the_same_prose_encode_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+    encode = TOKENIZER.encode_batch
+
+    def counted(texts: list[str]) -> list[list[int]]:
+        encoded.append(len(texts))
+        return encode(texts)
+
+    tokenizer = TokenizerConfig(450, ("tiny",)).build()
+    monkeypatch.setattr(tokenizer, "encode_batch", counted)
+    for length in (64, 128, 256):
+        NeedleSourceConfig(("tiny",), length=length).build(tokenizer, 256, 0)
+    assert len(encoded) == 1
+    NeedleSourceConfig(("tiny",)).build(tokenizer, 256, 0, "heldout")
+    assert len(encoded) == 2
+
+
 def test_a_text_folder_holds_out_by_name(tmp_path: Path) -> None:
     for number in range(10):
         (tmp_path / f"{number}.txt").write_text(f"tale {number}")

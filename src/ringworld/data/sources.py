@@ -6,6 +6,7 @@ what is trained on or what is held out, and the tokenizer of frames, where there
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from ringworld.data.book_qa import BookQuestionsConfig
@@ -81,9 +82,8 @@ class NeedleSourceConfig:
         part: Part = "train",
         frames: FrameTokenizer | None = None,
     ) -> Source:
-        haystack = Haystack(tokenizer, texts_of(self.corpora, part))
         return NeedleSource(
-            haystack,
+            _haystack(tokenizer, self.corpora, part),
             self.length or sequence_length,
             needles=self.needles,
             asked=self.asked,
@@ -94,6 +94,12 @@ class NeedleSourceConfig:
             shortest=self.shortest,
             seed=seed,
         )
+
+
+@lru_cache(maxsize=4)
+def _haystack(tokenizer: TextTokenizer, corpora: tuple[str, ...], part: Part) -> Haystack:
+    """A stage has dozens of sources of the same prose, which takes seconds to encode."""
+    return Haystack(tokenizer, texts_of(corpora, part))
 
 
 @dataclass(frozen=True)
