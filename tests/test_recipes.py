@@ -21,6 +21,7 @@ from ringworld.model.rope import rope_frequencies
 from ringworld.recipes.nano import TOKENIZER, nano
 from ringworld.tokens.vocabulary import LWM
 from ringworld.training.curriculum import Recipe
+from ringworld.training.language import LanguageRecipe
 from ringworld.training.loop import train
 from ringworld.training.step import abstract_state, make_step
 from ringworld.weights.hugging_face import write_hugging_face
@@ -192,15 +193,20 @@ def test_all_kinds_of_data_of_vision_are_trained_on(data: Path, tmp_path: Path) 
 def test_the_nano_curriculum_doubles_length_and_theta():
     short, long = (recipes.build(name).stages for name in ("nano-text", "nano-text-long"))
     assert [stage.sequence_length for stage in short] == [64 * 2**i for i in range(8)]
-    assert [stage.sequence_length for stage in long] == [64 * 2**i for i in range(11)]
-    assert all(stage.rope_theta / stage.sequence_length == 1e4 / 64 for stage in long)
+    *doubling, reach, longest = long
+    assert [stage.sequence_length for stage in doubling] == [64 * 2**i for i in range(10)]
+    assert all(stage.rope_theta / stage.sequence_length == 1e4 / 64 for stage in doubling)
     assert long[: len(short)] == short
+    assert (reach.name, longest.name, longest.sequence_length) == ("reach", "64k", 65536)
+    assert reach.rope_theta == longest.rope_theta == 1e4 / 64 * 131072
     # A stage ends when it is learned, or with a learning rate of 0.
     assert all((stage.until is None) == (stage.learning_rate_at(stage.steps - 1) == 0) for stage in long)
 
 
 def test_nano_stages_train_all_lengths_so_far_and_measure_the_longest():
     for stage in recipes.build("nano-text-long").stages:
+        if stage.name == "reach":
+            continue
         tokens: dict[int, float] = {}
         for source, share in stage.sources:
             assert source.length is not None
@@ -211,6 +217,26 @@ def test_nano_stages_train_all_lengths_so_far_and_measure_the_longest():
             measured = [source for source, _ in stage.data("validation")]
             assert {source.length for source in measured} == {stage.sequence_length}
             assert all(source.needles > 1 and source.digits == 7 for source in measured)
+
+
+def test_the_stage_that_teaches_distance_reaches_beyond_the_longest_rows():
+    """Six tokens of ten are in documents that are as short as its rows, and whose positions are not."""
+    *_, reach, longest = recipes.build("nano-text-long").stages
+    far = near = 0.0
+    tokenizer = TokenizerConfig(512, ("tiny",)).build()
+    for source, share in reach.sources:
+        if isinstance(source, ReachConfig):
+            inner = source.source
+            assert isinstance(inner, NeedleSourceConfig)
+            far += share * (inner.length or 0)
+            built = replace(source, source=replace(inner, corpora=("tiny",))).build(tokenizer, 1024, seed=0)
+            positions = [built[i].positions for i in range(40)]
+            assert all(p is not None and (np.diff(p) > 1).sum() <= 1 for p in positions)
+            assert max(p[-1] for p in positions if p is not None) > longest.sequence_length
+        else:
+            assert isinstance(source, NeedleSourceConfig)
+            near += share * (source.length or 0)
+    assert far / (far + near) == pytest.approx(0.6)
 
 
 def test_nano_documents_have_room_for_what_they_hide():
@@ -279,3 +305,7 @@ def test_a_model_to_begin_with_gives_a_recipe_its_shape(tmp_path: Path) -> None:
     write_hugging_face(replace(start, tokenizer=given), tmp_path / "given")
     recipe = recipes.build("debug", init=str(tmp_path / "given"))
     assert (recipe.model, recipe.tokenizer) == (start.description.config, None)
+    # Whose own first embeddings are not wanted then.
+    seeing = recipes.build("nano", init=str(tmp_path / "given"))
+    assert isinstance(seeing, LanguageRecipe)
+    assert seeing.codebook_share == 0

@@ -78,4 +78,12 @@ def _beginning_with(init: str, recipe: LanguageRecipe) -> LanguageRecipe:
     elif frames is not None and recipe.tokenizer is not None:
         share = recipe.model.vocabulary_size - recipe.tokenizer.size
         model = replace(model, vocabulary_size=about.vocabulary.text_size + share)
-    return replace(recipe, init=init, model=model, rope_scaling=about.rope_scaling, tokenizer=None, frames=frames)
+    return replace(
+        recipe,
+        init=init,
+        model=model,
+        rope_scaling=about.rope_scaling,
+        tokenizer=None,
+        frames=frames,
+        codebook_share=0.0,
+    )

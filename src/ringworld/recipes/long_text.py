@@ -1,10 +1,11 @@
 """A small model of text, from 64 tokens to 64K."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from ringworld.data.needles import Form
-from ringworld.data.sources import NeedleSourceConfig, TokenizerConfig
+from ringworld.data.sources import NeedleSourceConfig, ReachConfig, TokenizerConfig
 from ringworld.mesh import MeshShape
 from ringworld.model.config import ModelConfig
 from ringworld.recipes.data import takes_no_data
@@ -34,6 +35,7 @@ NANO_VARIETY = {
     128: ((3, 1, 7, 0.1), (4, 1, 14, 0.1), (10, 4, 2, 0.1), (9, 3, 1, 0.1)),
     256: ((6, 2, 14, 0.2), (24, 9, 2, 0.2)),
 }
+NANO_REACH = 131072  # positions of the stage that teaches distance: twice the longest rows, whose ends are rarely drawn
 NANO_PROSE_WEIGHT = 0.02  # at 0.1 the noise of prose, which a small model cannot predict, hides what questions teach
 
 
@@ -106,6 +108,22 @@ def _nano_stage(
     )
 
 
+def _reaching_stage(rows: int, steps: int, rate: float, corpora: tuple[str, ...]) -> LanguageStage:
+    """Rows of 1K tokens in which six of ten are in documents with one gap in their positions, up to `NANO_REACH` wide:
+    a needle and its question stand as far apart as in the longest rows, and a step takes a second (PoSE, arXiv
+    2309.10400, has more and smaller gaps). Long rows alone show too few such distances (docs/results.md)."""
+    stage = _nano_stage(1024, rows, steps, rate, corpora)
+    lengths = (256, 512, 1024)
+
+    def documents(share: float) -> tuple[tuple[NeedleSourceConfig, float], ...]:
+        return tuple(
+            source for length in lengths for source in hidden(length, share / len(lengths) / length, 0.5, corpora)
+        )
+
+    far = tuple((ReachConfig(source, NANO_REACH, gaps=1), share) for source, share in documents(0.6))
+    return replace(stage, name="reach", rope_theta=NANO_THETA * NANO_REACH, sources=(*far, *documents(0.4)))
+
+
 def nano_text(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
     """From 64 tokens to 8K: LWM's stage 1 at a size that a laptop trains. What came of it: docs/results.md."""
     takes_no_data("nano-text", data)
@@ -150,7 +168,8 @@ def nano_text_long(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
             *_nano_stages(short),
             _nano_stage(16384, 2, 50, 1.5e-3, long),
             _nano_stage(32768, 2, 48, 1e-3, long),
-            _nano_stage(65536, 1, 160, 1e-3, long),
+            _reaching_stage(8, 600, 1.5e-3, long),
+            replace(_nano_stage(65536, 1, 16, 5e-4, long), rope_theta=NANO_THETA * NANO_REACH),
         ),
         seed=seed,
         precision=NANO_PRECISION,
