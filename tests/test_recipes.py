@@ -193,12 +193,13 @@ def test_all_kinds_of_data_of_vision_are_trained_on(data: Path, tmp_path: Path) 
 def test_the_nano_curriculum_doubles_length_and_theta():
     short, long = (recipes.build(name).stages for name in ("nano-text", "nano-text-long"))
     assert [stage.sequence_length for stage in short] == [64 * 2**i for i in range(8)]
-    *doubling, reach, longest = long
-    assert [stage.sequence_length for stage in doubling] == [64 * 2**i for i in range(10)]
+    *doubling, reach, long_rows, longest = long
+    assert [stage.sequence_length for stage in doubling] == [64 * 2**i for i in range(9)]
     assert all(stage.rope_theta / stage.sequence_length == 1e4 / 64 for stage in doubling)
     assert long[: len(short)] == short
-    assert (reach.name, longest.name, longest.sequence_length) == ("reach", "64k", 65536)
-    assert reach.rope_theta == longest.rope_theta == 1e4 / 64 * 131072
+    assert [stage.name for stage in (reach, long_rows, longest)] == ["reach", "32k", "64k"]
+    assert (long_rows.sequence_length, longest.sequence_length) == (32768, 65536)
+    assert {stage.rope_theta for stage in (reach, long_rows, longest)} == {1e4 / 64 * 131072}
     # A stage ends when it is learned, or with a learning rate of 0.
     assert all((stage.until is None) == (stage.learning_rate_at(stage.steps - 1) == 0) for stage in long)
 
@@ -221,7 +222,7 @@ def test_nano_stages_train_all_lengths_so_far_and_measure_the_longest():
 
 def test_the_stage_that_teaches_distance_reaches_beyond_the_longest_rows():
     """Six tokens of ten are in documents that are as short as its rows, and whose positions are not."""
-    *_, reach, longest = recipes.build("nano-text-long").stages
+    *_, reach, _, longest = recipes.build("nano-text-long").stages
     far = near = 0.0
     tokenizer = TokenizerConfig(512, ("tiny",)).build()
     for source, share in reach.sources:

@@ -167,9 +167,11 @@ def nano_text_long(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
         stages=(
             *_nano_stages(short),
             _nano_stage(16384, 2, 50, 1.5e-3, long),
-            _nano_stage(32768, 2, 48, 1e-3, long),
             _reaching_stage(8, 600, 1.5e-3, long),
-            replace(_nano_stage(65536, 1, 16, 5e-4, long), rope_theta=NANO_THETA * NANO_REACH),
+            *(
+                replace(_nano_stage(length, 65536 // length, 8, 5e-4, long), rope_theta=NANO_THETA * NANO_REACH)
+                for length in (32768, 65536)
+            ),
         ),
         seed=seed,
         precision=NANO_PRECISION,
