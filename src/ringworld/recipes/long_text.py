@@ -71,14 +71,20 @@ def hidden(
 
 
 def _nano_stage(
-    length: int, rows: int, steps: int, rate: float, corpora: tuple[str, ...], value: float | None = None
+    length: int,
+    rows: int,
+    steps: int,
+    rate: float,
+    corpora: tuple[str, ...],
+    value: float | None = None,
+    reach: int = 0,
 ) -> LanguageStage:
     """One doubling of the context. Six tokens of ten are in documents as long as the stage's rows; the others are in
     documents of all the shorter lengths, as many of each, so that none is forgotten.
 
     The stage is over when so much (`value`) of fresh answers is right in the longest documents of several needles,
     since one needle can be found without reading the question; without a value, after its steps, over which the
-    learning rate falls to 0.
+    learning rate falls to 0. Theta is that of the length, or of as many positions as were reached before.
     """
     alone = 0.2 if length in NANO_VARIETY else 0.5
     shorter = [64 << i for i in range((length // 64).bit_length() - 1)]
@@ -95,7 +101,7 @@ def _nano_stage(
         sequence_length=length,
         batch_size=rows,
         steps=steps,
-        rope_theta=NANO_THETA * length,
+        rope_theta=NANO_THETA * max(length, reach),
         learning_rate=rate,
         warmup_steps=min(20, steps // 4),
         schedule="cosine" if until is None else "constant",
@@ -112,7 +118,7 @@ def _reaching_stage(rows: int, steps: int, rate: float, corpora: tuple[str, ...]
     """Rows of 1K tokens in which six of ten are in documents with one gap in their positions, up to `NANO_REACH` wide:
     a needle and its question stand as far apart as in the longest rows, and a step takes a second (PoSE, arXiv
     2309.10400, has more and smaller gaps). Long rows alone show too few such distances (docs/results.md)."""
-    stage = _nano_stage(1024, rows, steps, rate, corpora)
+    stage = _nano_stage(1024, rows, steps, rate, corpora, reach=NANO_REACH)
     lengths = (256, 512, 1024)
 
     def documents(share: float) -> tuple[tuple[NeedleSourceConfig, float], ...]:
@@ -121,7 +127,7 @@ def _reaching_stage(rows: int, steps: int, rate: float, corpora: tuple[str, ...]
         )
 
     far = tuple((ReachConfig(source, NANO_REACH, gaps=1), share) for source, share in documents(0.6))
-    return replace(stage, name="reach", rope_theta=NANO_THETA * NANO_REACH, sources=(*far, *documents(0.4)))
+    return replace(stage, name="reach", sources=(*far, *documents(0.4)))
 
 
 def nano_text(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
@@ -168,10 +174,8 @@ def nano_text_long(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
             *_nano_stages(short),
             _nano_stage(16384, 2, 50, 1.5e-3, long),
             _reaching_stage(8, 600, 1.5e-3, long),
-            *(
-                replace(_nano_stage(length, 65536 // length, 8, 5e-4, long), rope_theta=NANO_THETA * NANO_REACH)
-                for length in (32768, 65536)
-            ),
+            _nano_stage(32768, 2, 8, 5e-4, long, reach=NANO_REACH),
+            _nano_stage(65536, 1, 8, 5e-4, long, reach=NANO_REACH),
         ),
         seed=seed,
         precision=NANO_PRECISION,
