@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# nano-text, taken on to 64K tokens: hours on two cores, so it is made to be stopped and started again.
+# nano-text, taken on to 64K tokens: about an hour, and as long again for the questions, so it is made to be stopped and started again.
 # To 16K every stage doubles the length and the RoPE theta with it; a short stage ends when its needles are found, a long one after its steps.
 # Then short rows with a gap in their positions teach the distance of 64K and beyond, and a few rows of 32K and 64K follow.
 set -euo pipefail

@@ -58,7 +58,7 @@ def nano(steps: Mapping[int, int], seed: int, effort: float) -> LanguageRecipe:
 def pictures(
     name: str, sources: tuple[tuple[SourceConfig, float], ...], steps: int, seed: int, effort: float
 ) -> LanguageRecipe:
-    """A model of 1.4M parameters that reads and writes pictures of the shapes world, in rows of 256 tokens."""
+    """A model of 0.94M parameters that reads and writes pictures of the shapes world, in rows of 256 tokens."""
     stage = LanguageStage(
         name="pictures",
         sequence_length=256,

@@ -124,6 +124,14 @@ def test_a_wrong_answer_is_marked_wrong(tmp_path: Path) -> None:
     assert result.answers[-1].text == "I do not know."
 
 
+def test_the_heat_map_says_how_many_questions_a_cell_has(tmp_path: Path) -> None:
+    result = run(tmp_path)
+    rounds = 1 + max(answer.case.round for answer in result.answers)
+    assert result.questions_a_cell == str(rounds)
+    fewer = tuple(answer for answer in result.answers if answer.case.length == 256 or answer.case.round == 0)
+    assert replace(result, answers=fewer).questions_a_cell == f"1 to {rounds}"
+
+
 def test_several_needles_get_a_mark_each(tmp_path: Path) -> None:
     result = run(tmp_path, lengths=[512, 1024], kind="multi-needle", needles=4, asked=2)
     assert (tmp_path / "multi-needle.json").exists()

@@ -6,6 +6,7 @@ every case.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,6 +129,13 @@ class NeedleResult:
                     values[row, column] = _share(cell)
         return values, lengths, depths
 
+    @property
+    def questions_a_cell(self) -> str:
+        """How many cases a length and depth have: "4", or "1 to 4" where they differ."""
+        counts = Counter((answer.case.length, answer.case.depth) for answer in self.answers).values()
+        least, most = min(counts), max(counts)
+        return f"{least}" if least == most else f"{least} to {most}"
+
     def summary(self) -> dict[str, Any]:
         """Accuracy in all, by length and by depth, with the number of cases."""
         lengths = sorted({answer.case.length for answer in self.answers})
@@ -147,8 +155,7 @@ class NeedleResult:
             if self.settings["kind"] == "needle"
             else f"{self.settings['asked']} of {self.settings['needles']} needles in held-out prose"
         )
-        each = len(self.answers) / np.count_nonzero(~np.isnan(values))
-        title = f"{what}: numbers found, % (questions a cell: {each:.3g})"
+        title = f"{what}: numbers found, % (questions a cell: {self.questions_a_cell})"
         return plots.heat_map(values, lengths, depths, title=title, trained_length=self.settings["context_length"])
 
     def write(self, path: Path) -> None:

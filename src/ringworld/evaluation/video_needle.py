@@ -309,8 +309,8 @@ class VideoNeedleResult:
         """PNG: accuracy by length, in tokens, and depth."""
         values, lengths, depths = self.grid.matrix()
         tokens = self.settings["tokens_per_frame"]
-        each = len(self.answers) / np.count_nonzero(~np.isnan(values))
-        title = f"{_TITLES[self.settings['form']]}: right, % (questions a cell: {each:.3g}; tokens a frame: {tokens})"
+        cell = f"questions a cell: {self.grid.questions_a_cell}; tokens a frame: {tokens}"
+        title = f"{_TITLES[self.settings['form']]}: right, % ({cell})"
         trained = self.settings["context_length"]
         return plots.heat_map(values, [n * tokens for n in lengths], depths, title=title, trained_length=trained)
 
