@@ -353,10 +353,20 @@ except UserError as error:
 """
 
 
-def test_damaged_arrays_are_named(copy):
-    folder = copy / "checkpoints" / "7" / "weights"
+def missing(folder: Path) -> None:
     for data in ("d", "ocdbt.process_0"):
         shutil.rmtree(folder / data)
+
+
+def cut_short(folder: Path) -> None:
+    # The largest file holds the arrays, and is found out when those are read; the others say where they are.
+    os.truncate(max(folder.rglob("d/*"), key=lambda path: path.stat().st_size), 100)
+
+
+@pytest.mark.parametrize("damage", [missing, cut_short])
+def test_damaged_arrays_are_named(copy, damage):
+    folder = copy / "checkpoints" / "7" / "weights"
+    damage(folder)
     done = run_program(LOAD, copy)
     assert done.stdout.startswith(f"cannot read the arrays in {folder} ("), done.stderr
     assert done.stdout.endswith("): the checkpoint is damaged, remove it\n")

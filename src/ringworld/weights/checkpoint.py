@@ -204,8 +204,12 @@ def restore(folder: Path, like: Any) -> Any:
             unlike = misfits(saved, named(like), "folder")
             if not unlike:
                 return handler.restore(there, args=ocp.args.StandardRestore(like))
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().split("\n")[0]
+        except Exception as error:
+            # Of a file that is cut short orbax raises an `Exception` and nothing more, whose cause says what is wrong.
+            cause = error.__cause__ if type(error) is Exception else error
+            if not isinstance(cause, (OSError, ValueError, KeyError)):
+                raise
+            reason = str(cause).strip().split("\n")[0]
             raise UserError(
                 f"cannot read the arrays in {folder} ({reason}): the checkpoint is damaged, remove it"
             ) from error
