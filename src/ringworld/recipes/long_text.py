@@ -23,6 +23,8 @@ NANO_OPTIMIZER = OptimizerConfig(kind="muon", weight_decay=0.0, muon_rate=10 / 3
 # On the CPU where it was measured, recomputing layers took a tenth to a third less time than keeping their activations.
 NANO_PRECISION = Precision(remat="layer")
 NANO_THETA = 1e4 / 64  # of RoPE, for each token of the context: theta grows with it
+# Of models whose contexts grow far beyond it: among 64K tokens, what is looked for gets too little attention else.
+NANO_SHARPENED_FROM = 2048
 # How many needles a document of so many tokens hides, when it hides several; beyond the last, as many as that. Not all
 # are asked for: the last one would be known by exclusion, without reading whose number it is.
 NANO_NEEDLES = {64: 3, 128: 5, 256: 8, 512: 12, 1024: 16, 2048: 24, 4096: 32, 8192: 32, 16384: 64, 32768: 96}
@@ -167,7 +169,7 @@ def nano_text_long(seed: int = 0, data: Path | None = None) -> LanguageRecipe:
     return LanguageRecipe(
         name="nano-text-long",
         summary="nano-text, then on to 64K tokens, in about an hour",
-        model=replace(NANO, sharpened_from=2048),  # among 64K tokens, one needle gets too little attention without it
+        model=replace(NANO, sharpened_from=NANO_SHARPENED_FROM),
         tokenizer=TokenizerConfig(size=NANO.vocabulary_size, corpora=short),
         optimizer=NANO_OPTIMIZER,
         stages=(

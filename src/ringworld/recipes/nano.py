@@ -16,7 +16,7 @@ from ringworld.data.worlds import WorldSourceConfig
 from ringworld.mesh import MeshShape
 from ringworld.model.config import ModelConfig
 from ringworld.recipes.data import takes_no_data
-from ringworld.recipes.long_text import NANO_PRECISION, NANO_THETA, NANO_VARIETY, hidden
+from ringworld.recipes.long_text import NANO_PRECISION, NANO_SHARPENED_FROM, NANO_THETA, NANO_VARIETY, hidden
 from ringworld.recipes.vqgan import VQGAN_NANO, vqgan_nano
 from ringworld.training.curriculum import Criterion
 from ringworld.training.language import LanguageRecipe, LanguageStage
@@ -35,7 +35,7 @@ MODEL = ModelConfig(
     head_dim=16,
     tied=True,
     qk_norm=True,
-    sharpened_from=2048,
+    sharpened_from=NANO_SHARPENED_FROM,
 )
 OPTIMIZER = OptimizerConfig(kind="muon", weight_decay=0.0, muon_rate=5.0)
 _FILMS = {"scattered": True, "heldout": "place"}
