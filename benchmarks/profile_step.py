@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import tyro
 
 from ringworld import recipes
+from ringworld.data.documents import Given
 from ringworld.data.loading import PackedLoader, mix, place
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.rope import rope_frequencies
@@ -72,7 +73,7 @@ def main(settings: Settings) -> None:
     stage, mesh, tokenizer = recipe.stages[index], build_mesh(MeshShape(), jax.devices()[:1]), recipe.tokenizer.build()
     *seeds, order = recipe.data_seeds(index, "training")
     sources = [
-        source.build(tokenizer, stage.sequence_length, seed)
+        source.build(Given(tokenizer, stage.sequence_length, seed))
         for (source, _), seed in zip(stage.sources, seeds, strict=True)
     ]
     loader = PackedLoader(

@@ -11,6 +11,7 @@ import pytest
 
 from generation.models import tokenizer
 from ringworld import recipes
+from ringworld.data.documents import Given
 from ringworld.data.packing import Batch, frame
 from ringworld.data.passing import PassingConfig
 from ringworld.data.sources import JsonlConfig, NeedleSourceConfig, ReachConfig, ShardsConfig, TokenizerConfig
@@ -230,7 +231,7 @@ def test_the_stage_that_teaches_distance_reaches_beyond_the_longest_rows():
             inner = source.source
             assert isinstance(inner, NeedleSourceConfig)
             far += share * (inner.length or 0)
-            built = replace(source, source=replace(inner, corpora=("tiny",))).build(tokenizer, 1024, seed=0)
+            built = replace(source, source=replace(inner, corpora=("tiny",))).build(Given(tokenizer, 1024, seed=0))
             positions = [built[i].positions for i in range(40)]
             assert all(p is not None and (np.diff(p) > 1).sum() <= 1 for p in positions)
             assert max(p[-1] for p in positions if p is not None) > longest.sequence_length
@@ -245,7 +246,7 @@ def test_nano_documents_have_room_for_what_they_hide():
     for stage in recipes.build("nano-text-long").stages[:5]:
         for source, _ in stage.sources:
             assert isinstance(source, NeedleSourceConfig)
-            replace(source, corpora=("tiny",)).build(tokenizer, stage.sequence_length, seed=0)
+            replace(source, corpora=("tiny",)).build(Given(tokenizer, stage.sequence_length, seed=0))
 
 
 def test_what_nano_learns_has_room_in_its_rows(tmp_path: Path) -> None:
@@ -260,7 +261,7 @@ def test_what_nano_learns_has_room_in_its_rows(tmp_path: Path) -> None:
             source = source.source if isinstance(source, ReachConfig) else source
             if isinstance(source, NeedleSourceConfig):
                 source = replace(source, corpora=("tiny",))
-            built = source.build(learner.tokenizer, stage.sequence_length, 0, "train", learner.frames)
+            built = source.build(Given(learner.tokenizer, stage.sequence_length, 0, "train", learner.frames))
             longest = range(500 if isinstance(source, PassingConfig) and source.told else 1)
             assert max(len(frame(built[number], vocabulary)) for number in longest) <= stage.sequence_length
         tasks = [type(source) for source, _ in stage.sources]

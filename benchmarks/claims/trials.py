@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from matplotlib.figure import Figure
 
 import ringworld
+from ringworld.data.documents import Given
 from ringworld.data.packing import Batch, Framed, frame
 from ringworld.data.sources import SourceConfig
 from ringworld.data.worlds import WorldSourceConfig
@@ -185,7 +186,7 @@ def captioned(run: Path) -> dict[str, float]:
 def answered(model: Model, asked: SourceConfig, part: Literal["train", "heldout"], count: int) -> float:
     """Of so many documents of a source, the share whose first answer is right to the last token, greedily."""
     vocabulary = model.tokenizer.vocabulary
-    source = asked.build(model.tokenizer, model.context_length, _FRESH, part, model.frames)
+    source = asked.build(Given(model.tokenizer, model.context_length, _FRESH, part, model.frames))
     documents = [frame(source[index], vocabulary) for index in range(min(count, len(source)))]
     prompts, answers = zip(*(first_answer(document) for document in documents), strict=True)
     written = model.generate_batch(prompts, max_tokens=max(map(len, answers)))

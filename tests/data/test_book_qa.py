@@ -15,7 +15,7 @@ from ringworld.data.book_qa import (
     write_questions,
 )
 from ringworld.data.corpora import Part, load_corpus
-from ringworld.data.documents import Document
+from ringworld.data.documents import Document, Given
 from ringworld.data.packing import frame
 from ringworld.errors import UserError
 from ringworld.tokens.text import TextTokenizer
@@ -120,8 +120,8 @@ def test_whole_books_are_held_out_about_a_fifth_of_them(tmp_path: Path) -> None:
     assert 1 <= len(books[1]) <= 2
     assert len(books[0] | books[1]) == 10
     config = BookQuestionsConfig(str(path))
-    assert config.build(TEXT, 512, 0)[3].tokens.tolist() == read_questions(path, TEXT, 512)[3].tokens.tolist()
-    short = BookQuestionsConfig(str(path), length=300).build(TEXT, 512, 0)
+    assert config.build(Given(TEXT, 512, 0))[3].tokens.tolist() == read_questions(path, TEXT, 512)[3].tokens.tolist()
+    short = BookQuestionsConfig(str(path), length=300).build(Given(TEXT, 512, 0))
     assert all(len(frame(short[index], TEXT.vocabulary)) <= 300 for index in range(len(short)))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from data.seeing import TEXT
 from ringworld.data.corpora import Part, texts_of
-from ringworld.data.documents import ENDLESS
+from ringworld.data.documents import ENDLESS, Given
 from ringworld.data.facts import (
     FACT_KINDS,
     Fact,
@@ -138,12 +138,12 @@ def test_a_document_depends_on_seed_part_and_number_alone() -> None:
 def test_a_configuration_builds_a_source_of_the_part_s_prose() -> None:
     config = FactQuestionsConfig(("tiny",), chunk=200, kinds=("colour",))
     for part in ("train", "heldout"):
-        text = TEXT.decode(config.build(TEXT, 800, 0, part)[0].tokens)
+        text = TEXT.decode(config.build(Given(TEXT, 800, 0, part))[0].tokens)
         lines = {line for tale in texts_of(("tiny",), part) for line in tale.splitlines()}
         whole = [line for line in text.splitlines()[1:-3] if line.endswith(".")]
         assert sum(line in lines for line in whole) > 3
         assert "Which colour" in text or "hat colour" in text
-    assert len(frame(FactQuestionsConfig(("tiny",), length=400).build(TEXT, 800, 0)[0], TEXT.vocabulary)) == 400
+    assert len(frame(FactQuestionsConfig(("tiny",), length=400).build(Given(TEXT, 800, 0))[0], TEXT.vocabulary)) == 400
 
 
 def test_in_short_rows_there_is_one_fact_or_room_for_none() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from data.seeing import TEXT, said
 from ringworld.data.corpora import Part
+from ringworld.data.documents import Given
 from ringworld.data.film_qa import FilmDocuments, FilmQuestionsConfig
 from ringworld.data.packing import frame
 from ringworld.errors import UserError
@@ -21,7 +22,7 @@ WORDS = FilmQuestionsConfig(documents=40)
 def source(
     config: FilmQuestionsConfig, length: int = 2048, part: Part = "train", frames: FrameTokenizer | None = None
 ) -> FilmDocuments:
-    made = config.build(TEXT, length, 3, part, frames)
+    made = config.build(Given(TEXT, length, 3, part, frames))
     assert isinstance(made, FilmDocuments)
     return made
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generation.models import frame_tokenizer
-from ringworld.data.documents import Document
+from ringworld.data.documents import Document, Given
 from ringworld.data.multimodal import ShardDocuments, model_spans, vision_spans
 from ringworld.data.packing import frame, pack_row
 from ringworld.data.sources import ShardsConfig
@@ -242,8 +242,8 @@ def test_shards_of_another_tokenizer_of_frames_are_refused(tmp_path: Path) -> No
         assert len(ShardDocuments(folder, TOKENIZER, frames=frames)) == 1
     (folder / "tokenize.json").write_text(json.dumps({"tokenizer": "0123"}))
     with pytest.raises(UserError, match=f"another tokenizer of frames than the model's made {folder}, so its codes"):
-        ShardsConfig(str(folder)).build(TOKENIZER, 64, 0, frames=frames)
-    assert len(ShardsConfig(str(folder)).build(TOKENIZER, 64, 0)) == 1
+        ShardsConfig(str(folder)).build(Given(TOKENIZER, 64, 0, frames=frames))
+    assert len(ShardsConfig(str(folder)).build(Given(TOKENIZER, 64, 0))) == 1
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_the_configuration_holds_some_out(tmp_path: Path) -> None:
     config = ShardsConfig(str(folder), swap=1.0)
     said = {}
     for part in ("train", "heldout"):
-        source = config.build(TOKENIZER, 64, 5, part)
+        source = config.build(Given(TOKENIZER, 64, 5, part))
         said[part] = [say(source[index]) for index in range(len(source))]
     assert (len(said["train"]), len(said["heldout"])) == (8, 2)
     assert sorted(said["train"] + said["heldout"]) == [f"<vision>#|</vision>{number}" for number in range(10)]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from data.seeing import TEXT, said
+from ringworld.data.documents import Given
 from ringworld.data.passing import PassingConfig, before_questions
 from ringworld.errors import UserError
 from ringworld.tokens.codec import FrameTokenizer
@@ -15,8 +16,13 @@ from ringworld.worlds.passing import said as line
 from ringworld.worlds.reader import read
 
 
-def test_a_document_shows_its_film_and_trains_the_answers(nano: FrameTokenizer) -> None:
-    source = PassingConfig((3, 3), frames=2, asked=3, kinds=("what", "when", "way")).build(TEXT, 512, 7, "train", nano)
+@pytest.fixture
+def given(nano: FrameTokenizer) -> Given:
+    return Given(TEXT, 512, 7, "train", nano)
+
+
+def test_a_document_shows_its_film_and_trains_the_answers(nano: FrameTokenizer, given: Given) -> None:
+    source = PassingConfig((3, 3), frames=2, asked=3, kinds=("what", "when", "way")).build(given)
     document, film = source[4], passing_film(World(7), 4, 3)
     shown = [*visions(document.tokens, TEXT.vocabulary)]
     assert len(shown) == 3
@@ -33,18 +39,18 @@ def test_a_document_shows_its_film_and_trains_the_answers(nano: FrameTokenizer) 
     np.testing.assert_allclose(sum(span.weight * len(span.ids) for span in document.spans), 3, rtol=1e-5)
 
 
-def test_told_in_words_it_shows_nothing(nano: FrameTokenizer) -> None:
+def test_told_in_words_it_shows_nothing(given: Given) -> None:
     config = PassingConfig((2, 5), told=1.0, kinds=("what", "first"), scattered=True, heldout="place")
-    source = config.build(TEXT, 512, 7, "heldout", nano)
+    source = config.build(replace(given, part="heldout"))
     text = TEXT.decode(source[3].tokens)
     assert not [*visions(source[3].tokens, TEXT.vocabulary)]
     told, _, _ = text.partition("?")
     assert len(re.findall(r"\d+:00", told)) in range(2, 7)
-    again = config.build(TEXT, 512, 7, "heldout", nano)
+    again = config.build(replace(given, part="heldout"))
     np.testing.assert_array_equal(again[3].tokens, source[3].tokens)
 
 
-def test_minutes_are_told_in_lines_like_the_answers(nano: FrameTokenizer) -> None:
+def test_minutes_are_told_in_lines_like_the_answers(given: Given) -> None:
     film = passing_film(World(7), 4, 5)
     lines: dict[Kind, list[str]] = {
         "what": [line(minute, "what") for minute in film],
@@ -52,17 +58,17 @@ def test_minutes_are_told_in_lines_like_the_answers(nano: FrameTokenizer) -> Non
     }
     pairs: list[tuple[Kind, Kind]] = [("what", "when"), ("when", "what")]
     for kind, other in pairs:
-        source = PassingConfig((5, 5), told=1.0, kinds=(kind,)).build(TEXT, 512, 7, "train", nano)
+        source = PassingConfig((5, 5), told=1.0, kinds=(kind,)).build(given)
         before = said(source[4]).partition("?")[0]
         assert all(told in before for told in lines[kind])
         assert not any(told in before for told in lines[other])
-    both = PassingConfig((5, 5), told=1.0, kinds=("first",)).build(TEXT, 512, 7, "train", nano)
+    both = PassingConfig((5, 5), told=1.0, kinds=("first",)).build(given)
     before = said(both[4]).partition("?")[0]
     assert 0 < sum(told in before for told in lines["what"]) < 5
 
 
-def test_what_is_narrated_stands_behind_its_time_and_is_trained_on(nano: FrameTokenizer) -> None:
-    document = PassingConfig((3, 3), asked=1, narrated=1.0, kinds=("when",)).build(TEXT, 512, 7, "train", nano)[4]
+def test_what_is_narrated_stands_behind_its_time_and_is_trained_on(given: Given) -> None:
+    document = PassingConfig((3, 3), asked=1, narrated=1.0, kinds=("when",)).build(given)[4]
     film = passing_film(World(7), 4, 3)
     times = "".join(f"* {minute.time} {minute.thing}." for minute in film)
     assert said(document).startswith(f"You are a helpful assistant. USER: {times} W")
@@ -72,17 +78,17 @@ def test_what_is_narrated_stands_behind_its_time_and_is_trained_on(nano: FrameTo
     assert [span.weight * len(span.ids) for span in (*narrated, answer)] == pytest.approx([1.0] * 4)
 
 
-def test_where_and_which_way_are_narrated_where_that_is_asked(nano: FrameTokenizer) -> None:
+def test_where_and_which_way_are_narrated_where_that_is_asked(given: Given) -> None:
     config = PassingConfig((4, 4), frames=2, asked=1, narrated=1.0, kinds=("where", "way"))
-    words = said(config.build(TEXT, 512, 7, "train", nano)[4])
+    words = said(config.build(given)[4])
     for minute in passing_film(World(7), 4, 4):
         behind = re.search(rf"\* {minute.time} ([a-z ]+)\.", words)
         assert behind
         assert behind[1] in {minute.lane, minute.act.direction}
 
 
-def test_some_minutes_are_narrated_and_others_told(nano: FrameTokenizer) -> None:
-    source = PassingConfig((4, 4), asked=1, told=0.3, narrated=0.4, kinds=("what",)).build(TEXT, 512, 7, "train", nano)
+def test_some_minutes_are_narrated_and_others_told(given: Given) -> None:
+    source = PassingConfig((4, 4), asked=1, told=0.3, narrated=0.4, kinds=("what",)).build(given)
     for index in range(8):
         document = source[index]
         shown = len([*visions(document.tokens, TEXT.vocabulary)])
@@ -100,21 +106,21 @@ def test_before_the_questions_each_minute_has_its_time() -> None:
     assert of_two == ["one", f" {first.time}", "two", f" {first.time} it snows.", " "]
 
 
-def test_within_a_minute_its_time_stands_behind_each_of_its_parts(nano: FrameTokenizer) -> None:
+def test_within_a_minute_its_time_stands_behind_each_of_its_parts(given: Given) -> None:
     config = PassingConfig((3, 3), frames=5, every=2, asked=1, narrated=1.0, kinds=("what",))
-    document, film = config.build(TEXT, 512, 7, "train", nano)[4], passing_film(World(7), 4, 3)
+    document, film = config.build(given)[4], passing_film(World(7), 4, 3)
     times = "".join(f"* {minute.time}* {minute.time}* {minute.time} {minute.thing}." for minute in film)
     assert said(document).startswith(f"You are a helpful assistant. USER: {times} W")
     shown = [vision.codes for vision in visions(document.tokens, TEXT.vocabulary)]
     assert [len(codes) for codes in shown] == [2, 2, 1] * 3
-    whole = replace(config, every=0).build(TEXT, 512, 7, "train", nano)[4]
+    whole = replace(config, every=0).build(given)[4]
     np.testing.assert_array_equal(
         np.concatenate(shown), np.concatenate([vision.codes for vision in visions(whole.tokens, TEXT.vocabulary)])
     )
 
 
-def test_no_question_is_asked_twice(nano: FrameTokenizer) -> None:
-    source = PassingConfig((1, 1), asked=6, kinds=("what", "when", "way")).build(TEXT, 512, 1, "train", nano)
+def test_no_question_is_asked_twice(given: Given) -> None:
+    source = PassingConfig((1, 1), asked=6, kinds=("what", "when", "way")).build(replace(given, seed=1))
     assert TEXT.decode(source[0].tokens).count("?") == 3
 
 
@@ -139,4 +145,4 @@ def test_impossible_films_are_refused(changes: dict, said: str) -> None:
 
 def test_films_need_a_tokenizer_of_frames() -> None:
     with pytest.raises(UserError, match="need a tokenizer of frames"):
-        PassingConfig().build(TEXT, 512, 0)
+        PassingConfig().build(Given(TEXT, 512, 0))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data.seeing import TEXT
-from ringworld.data.documents import Document, Span
+from ringworld.data.documents import Document, Given, Span
 from ringworld.data.packing import frame, pack_row
 from ringworld.data.passing import PassingConfig
 from ringworld.data.reach import ReachingDocuments
@@ -73,7 +73,9 @@ def test_in_a_row_the_gaps_stand_behind_the_bos_and_each_document_begins_at_0() 
 
 def test_the_documents_of_a_recipes_source_reach_as_far(nano: FrameTokenizer) -> None:
     shown = PassingConfig((2, 4), frames=2, asked=2)
-    source, reaching = (config.build(TEXT, 512, 7, "heldout", nano) for config in (shown, ReachConfig(shown, 9000, 3)))
+    source, reaching = (
+        config.build(Given(TEXT, 512, 7, "heldout", nano)) for config in (shown, ReachConfig(shown, 9000, 3))
+    )
     last = []
     for index in range(20):
         plain, document = source[index], reaching[index]

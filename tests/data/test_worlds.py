@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.seeing import TEXT, said
-from ringworld.data.documents import Document
+from ringworld.data.documents import Document, Given
 from ringworld.data.packing import frame
 from ringworld.data.worlds import WHAT_HAPPENS, WHAT_IS_SEEN, WorldDocuments, WorldSourceConfig, with_times
 from ringworld.errors import UserError
@@ -19,7 +19,7 @@ from ringworld.worlds.shapes import place
 
 
 def documents(config: WorldSourceConfig, nano: FrameTokenizer, part: Part = "train") -> WorldDocuments:
-    source = config.build(TEXT, 1024, 3, part, nano)
+    source = config.build(Given(TEXT, 1024, 3, part, nano))
     assert isinstance(source, WorldDocuments)
     return source
 
@@ -140,4 +140,4 @@ def test_times() -> None:
 
 def test_without_a_tokenizer_of_frames_there_are_no_pictures() -> None:
     with pytest.raises(UserError, match="need a tokenizer of frames"):
-        WorldSourceConfig("draw").build(TEXT, 64, 0)
+        WorldSourceConfig("draw").build(Given(TEXT, 64, 0))

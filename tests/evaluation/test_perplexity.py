@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from generation.models import random_model, seeing_model
-from ringworld.data.documents import Document, Span
+from ringworld.data.documents import Document, Given, Span
 from ringworld.data.packing import Batch, frame, pack_row
 from ringworld.data.sources import ShardsConfig
 from ringworld.data.tokenized import TextSpan, TokenizedDocument, VisionSpan, write_shard
@@ -169,7 +169,7 @@ def test_text_and_vision_are_told_apart(tmp_path: Path) -> None:
     folder = shards(tmp_path / "codes", *TEXTS)
     result = measure(folder, tmp_path)
     # Every document in a row of its own.
-    source = ShardsConfig(str(folder)).build(seeing_model().tokenizer, 64, 0, "heldout")
+    source = ShardsConfig(str(folder)).build(Given(seeing_model().tokenizer, 64, 0, "heldout"))
     rows = [pack_row([(frame(source[i], VOCABULARY), 0)], 64, VOCABULARY, "token") for i in range(len(source))]
     alone = Batch(*map(np.stack, zip(*rows, strict=True)))
     losses = losses_of(seeing_model(), alone, SLICES)

@@ -22,13 +22,12 @@ import numpy as np
 
 from ringworld.data.conversations import Exchange, LongReading
 from ringworld.data.corpora import Part, held_out
-from ringworld.data.documents import Document, Malformed, Source, checked_lines
+from ringworld.data.documents import Document, Given, Malformed, Source, checked_lines
 from ringworld.data.packing import frame
 from ringworld.errors import UserError
 from ringworld.files import replacing
 from ringworld.tokens.chat import ChatTemplate
 from ringworld.tokens.chat import Part as Shown
-from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 
 CHUNK = 1000  # tokens, about, of which there is one question
@@ -109,16 +108,9 @@ class BookQuestionsConfig:
     length: int | None = None
     bad_share: float = 0.01
 
-    def build(
-        self,
-        tokenizer: TextTokenizer,
-        sequence_length: int,
-        seed: int,
-        part: Part = "train",
-        frames: FrameTokenizer | None = None,
-    ) -> Source:
-        length = self.length or sequence_length
-        return read_questions(self.path, tokenizer, length, part, seed=seed, bad_share=self.bad_share)
+    def build(self, given: Given) -> Source:
+        length = self.length or given.sequence_length
+        return read_questions(self.path, given.tokenizer, length, given.part, seed=given.seed, bad_share=self.bad_share)
 
 
 class BookDocuments:

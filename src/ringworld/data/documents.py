@@ -15,7 +15,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
+from ringworld.data.corpora import Part
 from ringworld.errors import UserError
+from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 
 # The length that a generator states which never runs out of documents; each of its documents is drawn anew anyway.
@@ -73,6 +75,23 @@ class RandomAccess(Protocol[Item]):
 
 
 Source = RandomAccess[Document]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a source is built from beside its configuration, by the `build` of each (see `sources`).
+
+    Attributes:
+        sequence_length: tokens of the stage's rows.
+        part: of its material: what is trained on, or what is held out.
+        frames: the tokenizer of frames, where there is one.
+    """
+
+    tokenizer: TextTokenizer
+    sequence_length: int
+    seed: int
+    part: Part = "train"
+    frames: FrameTokenizer | None = None
 
 
 def text_document(text: str, tokenizer: TextTokenizer) -> Document:

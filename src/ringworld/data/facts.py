@@ -14,11 +14,9 @@ import numpy as np
 
 from ringworld.data.book_qa import CHUNK, QuestionAnswer, Questions
 from ringworld.data.corpora import Part, texts_of
-from ringworld.data.documents import ENDLESS, Document, Source
+from ringworld.data.documents import ENDLESS, Document, Given, Source
 from ringworld.data.needles import CITIES, NEEDLE, QUESTION, Prose
 from ringworld.errors import UserError
-from ringworld.tokens.codec import FrameTokenizer
-from ringworld.tokens.text import TextTokenizer
 
 FactKind = Literal["number", "place", "amount", "colour"]
 FACT_KINDS: tuple[FactKind, ...] = get_args(FactKind)
@@ -209,16 +207,11 @@ class FactQuestionsConfig:
     kinds: tuple[FactKind, ...] = FACT_KINDS
     length: int | None = None
 
-    def build(
-        self,
-        tokenizer: TextTokenizer,
-        sequence_length: int,
-        seed: int,
-        part: Part = "train",
-        frames: FrameTokenizer | None = None,
-    ) -> Source:
-        prose = Prose(tokenizer, texts_of(self.corpora, part))
-        return FactDocuments(prose, self.length or sequence_length, self.chunk, self.kinds, seed, part)
+    def build(self, given: Given) -> Source:
+        prose = Prose(given.tokenizer, texts_of(self.corpora, given.part))
+        return FactDocuments(
+            prose, self.length or given.sequence_length, self.chunk, self.kinds, given.seed, given.part
+        )
 
 
 class FactDocuments:

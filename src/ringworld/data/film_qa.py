@@ -14,7 +14,7 @@ import numpy as np
 from ringworld.data.book_qa import Asks, QuestionAnswer, Questions
 from ringworld.data.conversations import Exchange
 from ringworld.data.corpora import Part
-from ringworld.data.documents import Document, Source
+from ringworld.data.documents import Document, Given, Source
 from ringworld.data.worlds import FILMS, FPS, TOGETHER
 from ringworld.errors import UserError
 from ringworld.tokens.chat import Part as Shown
@@ -49,18 +49,13 @@ class FilmQuestionsConfig:
     length: int | None = None
     documents: int = 2_000
 
-    def build(
-        self,
-        tokenizer: TextTokenizer,
-        sequence_length: int,
-        seed: int,
-        part: Part = "train",
-        frames: FrameTokenizer | None = None,
-    ) -> Source:
+    def build(self, given: Given) -> Source:
         """Raises UserError when there is no tokenizer of frames for films in frames, or no room for a scene."""
-        if self.told == "frames" and frames is None:
+        if self.told == "frames" and given.frames is None:
             raise UserError("films in frames need a tokenizer of frames: give the recipe one, or tell them in words")
-        return FilmDocuments(self, tokenizer, self.length or sequence_length, seed, part, frames)
+        return FilmDocuments(
+            self, given.tokenizer, self.length or given.sequence_length, given.seed, given.part, given.frames
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ringworld.data.conversations import weighted
 from ringworld.data.corpora import Part
-from ringworld.data.documents import Document, Source
+from ringworld.data.documents import Document, Given, Source
 from ringworld.data.worlds import Frames, SeenDocuments, Turn
 from ringworld.errors import UserError
 from ringworld.tokens.chat import Part as Said
@@ -88,18 +88,11 @@ class PassingConfig:
                 "and first, or tell none"
             )
 
-    def build(
-        self,
-        tokenizer: TextTokenizer,
-        sequence_length: int,
-        seed: int,
-        part: Part = "train",
-        frames: FrameTokenizer | None = None,
-    ) -> Source:
+    def build(self, given: Given) -> Source:
         """Raises UserError when there is no tokenizer of frames."""
-        if frames is None:
+        if given.frames is None:
             raise UserError("films in frames need a tokenizer of frames: give the recipe one")
-        return PassingDocuments(self, tokenizer, frames, seed, part)
+        return PassingDocuments(self, given.tokenizer, given.frames, given.seed, given.part)
 
 
 class PassingDocuments(SeenDocuments):

@@ -1,8 +1,4 @@
-"""What a recipe says about its data: typed configurations, each of which builds its source.
-
-`build` takes what any of them may need: the tokenizer of text, the tokens of the stage's rows, a seed, whether to give
-what is trained on or what is held out, and the tokenizer of frames, where there is one.
-"""
+"""What a recipe says about its data: typed configurations, each of which builds its source from what it is given."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +7,7 @@ from typing import Literal
 
 from ringworld.data.book_qa import BookQuestionsConfig
 from ringworld.data.corpora import Part, held_out, texts_of
-from ringworld.data.documents import Document, Source, TextDocuments, read_text_folder
+from ringworld.data.documents import Document, Given, Source, TextDocuments, read_text_folder
 from ringworld.data.facts import FactQuestionsConfig
 from ringworld.data.film_qa import FilmQuestionsConfig
 from ringworld.data.jsonl import read_jsonl
@@ -22,7 +18,6 @@ from ringworld.data.reach import ReachingDocuments
 from ringworld.data.worlds import WorldSourceConfig, world_sentences
 from ringworld.errors import UserError
 from ringworld.tokens.chat import LWM_TEMPLATE
-from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer, train_tokenizer
 from ringworld.tokens.vision import MINUTE_MARKS, VISION_END, VISION_START
 from ringworld.worlds.shapes import THINGS
@@ -74,17 +69,10 @@ class NeedleSourceConfig:
     length: int | None = None
     shortest: int | None = None
 
-    def build(
-        self,
-        tokenizer: TextTokenizer,
-        sequence_length: int,
-        seed: int,
-        part: Part = "train",
-        frames: FrameTokenizer | None = None,
-    ) -> Source:
+    def build(self, given: Given) -> Source:
         return NeedleSource(
-            _haystack(tokenizer, self.corpora, part),
-            self.length or sequence_length,
+            _haystack(given.tokenizer, self.corpora, given.part),
+            self.length or given.sequence_length,
             needles=self.needles,
             asked=self.asked,
             form=self.form,
@@ -92,7 +80,7 @@ class NeedleSourceConfig:
             prose_weight=self.prose_weight,
             digits=self.digits,
             shortest=self.shortest,
-            seed=seed,
+            seed=given.seed,
         )
 
 
@@ -108,15 +96,8 @@ class CorpusConfig:
 
     corpora: tuple[str, ...] = ("essays",)
 
-    def build(
-        self,
-        tokenizer: TextTokenizer,
-        sequence_length: int,
-        seed: int,
-        part: Part = "train",
-        frames: FrameTokenizer | None = None,
-    ) -> Source:
-        return TextDocuments(texts_of(self.corpora, part), tokenizer)
+    def build(self, given: Given) -> Source:
+        return TextDocuments(texts_of(self.corpora, given.part), given.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -125,17 +106,10 @@ class TextFolderConfig:
 
     path: str
 
-    def build(
-        self,
-        tokenizer: TextTokenizer,
-        sequence_length: int,
-        seed: int,
-        part: Part = "train",
-        frames: FrameTokenizer | None = None,
-    ) -> Source:
-        folder = read_text_folder(self.path, tokenizer)
+    def build(self, given: Given) -> Source:
+        folder = read_text_folder(self.path, given.tokenizer)
         names = [str(path.relative_to(self.path)) for path in folder.paths]
-        return _Part(folder, names, [path.stat().st_size for path in folder.paths], part, self.path)
+        return _Part(folder, names, [path.stat().st_size for path in folder.paths], given.part, self.path)
 
 
 @dataclass(frozen=True)
@@ -145,17 +119,10 @@ class JsonlConfig:
     path: str
     bad_share: float = 0.01
 
-    def build(
-        self,
-        tokenizer: TextTokenizer,
-        sequence_length: int,
-        seed: int,
-        part: Part = "train",
-        frames: FrameTokenizer | None = None,
-    ) -> Source:
-        documents = read_jsonl(self.path, tokenizer, bad_share=self.bad_share)
+    def build(self, given: Given) -> Source:
+        documents = read_jsonl(self.path, given.tokenizer, bad_share=self.bad_share)
         names = [str(index) for index in range(len(documents))]
-        return _Part(documents, names, documents.sizes.tolist(), part, self.path)
+        return _Part(documents, names, documents.sizes.tolist(), given.part, self.path)
 
 
 @dataclass(frozen=True)
@@ -170,26 +137,19 @@ class ShardsConfig:
     drop_text: float = 0.0
     every: int | None = None
 
-    def build(
-        self,
-        tokenizer: TextTokenizer,
-        sequence_length: int,
-        seed: int,
-        part: Part = "train",
-        frames: FrameTokenizer | None = None,
-    ) -> Source:
+    def build(self, given: Given) -> Source:
         documents = ShardDocuments(
             self.path,
-            tokenizer,
+            given.tokenizer,
             swap=self.swap,
             drop_text=self.drop_text,
             every=self.every,
-            seed=seed,
-            frames=frames,
+            seed=given.seed,
+            frames=given.frames,
         )
         # Their sizes are not asked for: that would be to read all of them before training begins.
         names = [str(index) for index in range(len(documents))]
-        return _Part(documents, names, [1] * len(documents), part, self.path)
+        return _Part(documents, names, [1] * len(documents), given.part, self.path)
 
 
 @dataclass(frozen=True)
@@ -201,17 +161,10 @@ class ReachConfig:
     reach: int
     gaps: int = 16
 
-    def build(
-        self,
-        tokenizer: TextTokenizer,
-        sequence_length: int,
-        seed: int,
-        part: Part = "train",
-        frames: FrameTokenizer | None = None,
-    ) -> Source:
-        source = self.source.build(tokenizer, sequence_length, seed, part, frames)
+    def build(self, given: Given) -> Source:
+        source = self.source.build(given)
         return ReachingDocuments(
-            source, reach=self.reach, gaps=self.gaps, text_size=tokenizer.vocabulary.text_size, seed=seed
+            source, reach=self.reach, gaps=self.gaps, text_size=given.tokenizer.vocabulary.text_size, seed=given.seed
         )
 
 

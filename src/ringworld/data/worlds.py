@@ -16,7 +16,7 @@ from jaxtyping import Int32, UInt8
 
 from ringworld.data.conversations import LongReading, vision_alone
 from ringworld.data.corpora import Part
-from ringworld.data.documents import Document, Source
+from ringworld.data.documents import Document, Given, Source
 from ringworld.errors import UserError
 from ringworld.tokens.chat import IMAGE_OF, VIDEO_OF, ChatTemplate, Role
 from ringworld.tokens.chat import Part as Said
@@ -70,18 +70,11 @@ class WorldSourceConfig:
     documents: int = 20_000
     heldout: HeldOut = "ground"
 
-    def build(
-        self,
-        tokenizer: TextTokenizer,
-        sequence_length: int,
-        seed: int,
-        part: Part = "train",
-        frames: FrameTokenizer | None = None,
-    ) -> Source:
+    def build(self, given: Given) -> Source:
         """Raises UserError when there is no tokenizer of frames."""
-        if frames is None:
+        if given.frames is None:
             raise UserError("conversations about pictures and films need a tokenizer of frames: give the recipe one")
-        return WorldDocuments(self, tokenizer, frames, seed, part)
+        return WorldDocuments(self, given.tokenizer, given.frames, given.seed, given.part)
 
 
 class SeenDocuments(ABC):

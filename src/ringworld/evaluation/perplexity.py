@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int32
 
 from ringworld.data.corpora import CORPORA
-from ringworld.data.documents import Source
+from ringworld.data.documents import Given, Source
 from ringworld.data.packing import Batch, Framed, frame, pack_row
 from ringworld.data.sources import ShardsConfig
 from ringworld.errors import UserError
@@ -207,7 +207,9 @@ def evaluate_perplexity(
     vocabulary = model.tokenizer.vocabulary
     settings: dict[str, Any] = {"data": data, "length": length}
     if data not in CORPORA and Path(data).is_dir():
-        source = ShardsConfig(data, every=every or None).build(model.tokenizer, length, 0, "heldout", model.frames)
+        source = ShardsConfig(data, every=every or None).build(
+            Given(model.tokenizer, length, 0, "heldout", model.frames)
+        )
         batch, slices = document_rows(source, length, rows, vocabulary), vocabulary.modalities
         settings["every"] = every
     else:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from ringworld.data.documents import Given
 from ringworld.data.loading import PackedLoader, local_rows, mix, place
 from ringworld.data.packing import Batch, Normalization, Policy
 from ringworld.data.sources import SourceConfig, TokenizerConfig, draws_unasked
@@ -302,7 +303,7 @@ class LanguageLearner:
         *seeds, order = self.recipe.data_seeds(index, purpose)
         data = stage.data(purpose)
         sources = [
-            source.build(self.tokenizer, stage.sequence_length, seed, "train", self.frames)
+            source.build(Given(self.tokenizer, stage.sequence_length, seed, "train", self.frames))
             for (source, _), seed in zip(data, seeds, strict=True)
         ]
         shares = [weight for _, weight in data]
