@@ -4,6 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from ringworld.mesh import default_cpu_devices
+
 PROGRAM = """
 from ringworld.mesh import MeshShape, build_mesh, named_sharding, use_cpu_devices
 
@@ -33,3 +37,10 @@ def test_devices_that_share_cores_wait_for_each_other_for_hours():
 
 def test_what_the_environment_says_of_it_stays():
     assert said(XLA_FLAGS=f"{TIMEOUT}77") == f"2 {TIMEOUT}77"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not bind processes to cores")
+def test_a_process_has_a_device_for_each_of_two_cores_that_it_may_use(monkeypatch: pytest.MonkeyPatch):
+    for cores, devices in (({1}, 1), ({0, 3}, 2), (range(16), 2)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(cores))
+        assert default_cpu_devices() == devices
