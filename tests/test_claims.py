@@ -1,5 +1,6 @@
 """What the scripts of benchmarks/claims compare differs in what they say, and in nothing else."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from ringworld.mesh import build_mesh
 from ringworld.tokens.vocabulary import Vocabulary
 from ringworld.training.curriculum import Course, differences, to_json
 from ringworld.training.language import LanguageLearner
-from trials import SHORT, ChangedRecipe, first_answer, nano, table, together, unweighted
+from ringworld.training.loop import METRICS
+from trials import SHORT, ChangedRecipe, Curve, first_answer, learning, nano, table, together, tokens_until, unweighted
 
 VOCABULARY = Vocabulary(text_size=100, bos=1, eos=2, pad=0)
 
@@ -107,3 +109,13 @@ def test_a_table_shows_shares_counts_and_what_is_missing():
         "| 0 | a | 3.4M | 98% |",
         "| 1 | b | 800 | - |",
     ]
+
+
+def test_a_learning_curve_is_smooth_and_says_when_a_share_was_reached(tmp_path):
+    steps = [{"kind": "step", "tokens": 1000 * i, "accuracy": float(i > 30)} for i in range(1, 61)]
+    (tmp_path / METRICS).write_text("".join(json.dumps(step) + "\n" for step in steps))
+    curve = learning("apart", 3, tmp_path)
+    assert (curve.arm, curve.seed, curve.x[0], curve.x[-1]) == ("apart", 3, 0.001, 0.06)
+    assert (curve.y[29], curve.y[40], curve.y[-1]) == (0, pytest.approx(11 / 21), 1)
+    assert tokens_until(0.5, curve) == 41_000
+    assert tokens_until(0.9, Curve("apart", 3, curve.x[:40], curve.y[:40])) == "never"

@@ -17,7 +17,7 @@ from ringworld.mesh import default_cpu_devices, use_cpu_devices
 from ringworld.recipes.long_text import nano_text
 from ringworld.training.language import LanguageRecipe
 from ringworld.training.loop import train
-from trials import Curve, conclude, cost, found, steps_of
+from trials import conclude, cost, found, learning
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,6 @@ def direct(length: int, seed: int, tokens: int) -> LanguageRecipe:
     return replace(recipe, name="direct", stages=(stage,))
 
 
-def curve(arm: str, seed: int, run: Path) -> Curve:
-    """The accuracy over the tokens, each the mean of 21 steps."""
-    steps = steps_of(run)
-    accuracy = [step["accuracy"] for step in steps]
-    smooth = [sum(accuracy[max(0, i - 20) : i + 1]) / min(i + 1, 21) for i in range(len(steps))]
-    return Curve(arm, seed, [step["tokens"] / 1e6 for step in steps], smooth)
-
-
 def main(settings: Settings) -> None:
     use_cpu_devices(default_cpu_devices())
     rows, curves = [], []
@@ -64,7 +56,7 @@ def main(settings: Settings) -> None:
         for arm, run in runs.items():
             lengths = [stage.sequence_length for stage in recipe.stages]
             rows.append({"seed": seed, "arm": arm} | cost(run) | found(run, lengths))
-            curves.append(curve(arm, seed, run))
+            curves.append(learning(arm, seed, run))
     conclude(settings.out, "progressive", rows, curves, x="million tokens trained", y="accuracy of the loss's targets")
 
 

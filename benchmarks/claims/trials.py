@@ -237,10 +237,37 @@ def across(rows: Sequence[Row]) -> list[Curve]:
     return [Curve(str(row["arm"]), int(row["seed"]), [*shares_of(row)], [*shares_of(row).values()]) for row in rows]
 
 
-def conclude(out: Path, claim: str, rows: Sequence[Row], curves: Sequence[Curve], *, x: str = "", y: str) -> None:
-    """Prints the table, and writes it and the plot into the folder: `<claim>.json` and `<claim>.png`."""
+def learning(arm: str, seed: int, run: Path) -> Curve:
+    """The accuracy of the loss's targets over the million tokens trained, each the mean of 21 steps."""
+    steps = steps_of(run)
+    accuracy = [step["accuracy"] for step in steps]
+    smooth = [sum(accuracy[max(0, i - 20) : i + 1]) / min(i + 1, 21) for i in range(len(steps))]
+    return Curve(arm, seed, [step["tokens"] / 1e6 for step in steps], smooth)
+
+
+def tokens_until(share: float, curve: Curve) -> int | str:
+    """The tokens after which the accuracy of a `learning` curve was this high for the first time; "never"."""
+    millions = (float(x) for x, y in zip(curve.x, curve.y, strict=True) if y >= share)
+    return next((round(million * 1e6) for million in millions), "never")
+
+
+def conclude(
+    out: Path,
+    claim: str,
+    rows: Sequence[Row],
+    curves: Sequence[Curve],
+    *,
+    x: str = "",
+    y: str,
+    scale: Literal["linear", "log"] = "linear",
+) -> None:
+    """Prints the table, and writes it and the plot into the folder: `<claim>.json` and `<claim>.png`.
+
+    Args:
+        scale: of x, where that is numbers.
+    """
     write_json(out / f"{claim}.json", rows)
-    write_result(out / f"{claim}.png", plot(curves, x=x, y=y))
+    write_result(out / f"{claim}.png", plot(curves, x=x, y=y, scale=scale))
     print(table(rows))
 
 
@@ -258,7 +285,7 @@ def _cell(value: str | int | float) -> str:
     return f"{value:.0%}" if isinstance(value, float) else short_decimal(value)
 
 
-def plot(curves: Sequence[Curve], *, x: str, y: str) -> bytes:
+def plot(curves: Sequence[Curve], *, x: str, y: str, scale: Literal["linear", "log"] = "linear") -> bytes:
     """PNG: shares, over numbers or over words."""
     figure = Figure(figsize=(7, 4), dpi=140, layout="constrained")
     axes = figure.add_subplot()
@@ -273,6 +300,8 @@ def plot(curves: Sequence[Curve], *, x: str, y: str) -> bytes:
     axes.set(xlabel=x, ylabel=y, ylim=(-0.02, 1.02))
     if any(isinstance(value, str) for curve in curves for value in curve.x):
         axes.tick_params(axis="x", labelrotation=20)
+    else:
+        axes.set_xscale(scale)
     axes.legend(fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
