@@ -100,8 +100,12 @@ def use_cpu_devices(count: int) -> None:
 def default_cpu_devices() -> int:
     """Virtual devices to make of the CPU when nobody says how many: two, as a small model leaves a second core idle, or
     one, where this process may use one core alone."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(2, cores)
+    return min(2, usable_cores())
+
+
+def usable_cores() -> int:
+    """Of this machine's processor, by this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def build_mesh(shape: MeshShape = MeshShape(), devices: Sequence[Any] | None = None) -> Mesh:

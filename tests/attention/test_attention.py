@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ringworld.attention import attention
+from ringworld.attention import attention, blockwise
 from ringworld.attention.blockwise import MASKED, Blocks, Positions, forward, merge
 from ringworld.attention.exponential import polynomial_exp2
 from ringworld.attention.layout import inverse, order
@@ -197,3 +197,12 @@ def test_what_does_not_fit_is_refused(rows, length, heads, kv_heads, message):
     case = make(rows, length, heads, kv_heads, packed=False)
     with pytest.raises(ValueError, match=message):
         attention(*case[:5], mesh=build_mesh(MeshShape(data=2, tensor=2, sequence=2)))
+
+
+@pytest.mark.parametrize(("cores", "devices", "side"), [(1, 1, 256), (2, 1, 512), (2, 2, 256), (16, 2, 512)])
+def test_blocks_are_larger_where_a_device_has_several_cores(monkeypatch, cores: int, devices: int, side: int):
+    monkeypatch.setattr(blockwise, "usable_cores", lambda: cores)
+    mesh = build_mesh(MeshShape(data=devices), jax.devices()[:devices])
+    blocks = Blocks.choose(mesh, 4096)
+    assert (blocks.query, blocks.key) == (side, side)
+    assert Blocks.choose(mesh, 512).query == 128

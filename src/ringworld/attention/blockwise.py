@@ -21,9 +21,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from ringworld.attention.exponential import LOG2_E, polynomial_exp2
+from ringworld.mesh import usable_cores
 
 State = TypeVar("State")
 
@@ -42,15 +44,16 @@ class Blocks:
     exp2: Callable[[Array], Array] = jnp.exp2
 
     @classmethod
-    def choose(cls, platform: str, length: int) -> "Blocks":
-        """Good sizes for a back end ("cpu", "gpu", "tpu") and a number of positions on one device.
+    def choose(cls, mesh: Mesh, length: int) -> "Blocks":
+        """Good sizes for the back end of these devices and a number of positions on each.
 
-        A CPU works on one head at a time, in blocks whose scores stay near its cores: 256 x 256 are a quarter of a MB,
-        512 x 512 large enough that several cores share a product. Short rows want smaller blocks, as the diagonal ones
-        are half wasted.
+        A CPU works on one head at a time, in blocks whose scores stay near its cores: 256 x 256 are a quarter of a MB.
+        Where a device has several cores, 512 x 512 are large enough that they share a product. Short rows want smaller
+        blocks, as the diagonal ones are half wasted.
         """
-        if platform == "cpu":
-            side = 128 if length <= 512 else 256 if length <= 4096 else 512
+        if mesh.devices.flat[0].platform == "cpu":
+            shared = usable_cores() > len(mesh.local_devices)
+            side = 128 if length <= 512 else 256 if length <= (1024 if shared else 4096) else 512
             return cls(side, side, 1, polynomial_exp2)
         return cls()
 

@@ -196,7 +196,7 @@ def extend_attention(
         filled: slots of each device that a prompt has taken. dealt: tokens that came since.
     """
     ring = mesh.shape["sequence"]
-    blocks = Blocks.choose(mesh.devices.flat[0].platform, keys.data.shape[2] // ring)
+    blocks = Blocks.choose(mesh, keys.data.shape[2] // ring)
 
     def local(
         query, key, value, keys, values, layer, segments, positions, query_segments, query_positions, filled, dealt

@@ -64,7 +64,7 @@ def attention(
         raise ValueError(f"queries {query.shape}, keys {key.shape} and values {value.shape} do not fit each other")
     ring = mesh.shape[AXIS]
     if blocks is None:
-        blocks = Blocks.choose(mesh.devices.flat[0].platform, query.shape[1] // ring)
+        blocks = Blocks.choose(mesh, query.shape[1] // ring)
     heads = partition_spec(("batch", "sequence", "heads", None))
     tokens = partition_spec(("batch", "sequence"))
     local = jax.shard_map(
