@@ -64,16 +64,17 @@ def main(settings: Settings) -> None:
     rows, curves = [], []
     for seed in settings.seeds:
         for arm, changes in ARMS.items():
-            words, captions = (settings.out / f"{task}-{arm}-{seed}" for task in ("text", "captions"))
+            runs = {task: settings.out / f"{task}-{arm}-{seed}" for task in ("text", "captions")}
+            words, captions = runs.values()
             train(ChangedRecipe.of(text(seed, settings.effort), *changes), words)
             recipe = pictures("captions", ((PICTURE, 1.0),), PICTURE_STEPS, seed, settings.effort)
             train(ChangedRecipe.of(recipe, *changes), captions)
             seconds = cost(words)["seconds"] + cost(captions)["seconds"]
-            rows.append({"seed": seed, "arm": arm, "seconds": seconds})
-            for task, run in (("text", words), ("captions", captions)):
-                curves.append(learning(f"{task}, {arm}", seed, run))
-                rows[-1][f"tokens to {LEARNED:.0%}, {task}"] = tokens_until(LEARNED, curves[-1])
-            rows[-1] |= found(words, tuple(SHORT), several=(128,)) | captioned(captions)
+            learned = {task: learning(f"{task}, {arm}", seed, run) for task, run in runs.items()}
+            tokens = {f"tokens to {LEARNED:.0%}, {task}": tokens_until(LEARNED, learned[task]) for task in runs}
+            shares = found(words, tuple(SHORT), several=(128,)) | captioned(captions)
+            rows.append({"seed": seed, "arm": arm, "seconds": seconds} | tokens | shares)
+            curves += learned.values()
     conclude(
         settings.out,
         "packing",
