@@ -38,7 +38,7 @@ from ringworld.recipes import RECIPES
 from ringworld.tokens.images import read_image, write_image
 from ringworld.tokens.video import video_info, write_video
 from ringworld.weights.tokenizer import save_tokenizer
-from ringworld.worlds.film import World
+from ringworld.worlds.world import World
 from tokens.small_vqgan import SMALL, draw
 
 MISSING = "ringworld: Missing from ringworld train: RECIPE; see ringworld --help\n"

@@ -21,8 +21,9 @@ from ringworld.evaluation.files import write_result
 from ringworld.mesh import default_cpu_devices, use_cpu_devices
 from ringworld.training.language import LanguageRecipe
 from ringworld.training.loop import train
-from ringworld.worlds.film import Film, World
+from ringworld.worlds.film import Film
 from ringworld.worlds.language import caption, questions
+from ringworld.worlds.world import World
 from trials import Curve, answered, conclude, cost, found, kept, nano, of_effort, opened, shares_of
 
 STEPS = {64: 600, 128: 1000, 256: 300}  # of 2,048 tokens, the last of 4,096

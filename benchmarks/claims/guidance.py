@@ -17,7 +17,7 @@ from ringworld.evaluation.drawn import evaluate_drawn
 from ringworld.evaluation.parts import NAMES
 from ringworld.generation.drawing import Drawing
 from ringworld.mesh import default_cpu_devices, use_cpu_devices
-from ringworld.worlds.film import HeldOut
+from ringworld.worlds.world import HeldOut
 from trials import Curve, conclude, opened
 
 

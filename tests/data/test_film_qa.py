@@ -12,9 +12,10 @@ from ringworld.data.packing import frame
 from ringworld.errors import UserError
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.vision import clock, visions
-from ringworld.worlds.film import Film, World, is_new, is_new_at
+from ringworld.worlds.film import Film
 from ringworld.worlds.language import KINDS_OF_QUESTIONS, told
 from ringworld.worlds.reader import read
+from ringworld.worlds.world import World, is_new, is_new_at
 
 WORDS = FilmQuestionsConfig(documents=40)
 

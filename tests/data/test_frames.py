@@ -5,7 +5,7 @@ import pytest
 from ringworld.data.frames import FrameLoader, MomentsConfig, ShapesConfig, place_frames
 from ringworld.data.loading import mix
 from ringworld.mesh import MeshShape, build_mesh
-from ringworld.worlds.film import World
+from ringworld.worlds.world import World
 
 
 class Numbers:

@@ -10,10 +10,10 @@ from ringworld.data.passing import PassingConfig, before_questions
 from ringworld.errors import UserError
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.vision import visions
-from ringworld.worlds.film import World
 from ringworld.worlds.passing import Kind, passing_film
 from ringworld.worlds.passing import said as line
 from ringworld.worlds.reader import read
+from ringworld.worlds.world import World
 
 
 @pytest.fixture

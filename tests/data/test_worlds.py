@@ -12,10 +12,10 @@ from ringworld.data.worlds import WHAT_HAPPENS, WHAT_IS_SEEN, WorldDocuments, Wo
 from ringworld.errors import UserError
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.vision import visions
-from ringworld.worlds.film import Part, World, is_new_at
 from ringworld.worlds.language import caption, questions
 from ringworld.worlds.reader import read
 from ringworld.worlds.shapes import place
+from ringworld.worlds.world import Part, World, is_new_at
 
 
 def documents(config: WorldSourceConfig, nano: FrameTokenizer, part: Part = "train") -> WorldDocuments:

@@ -7,8 +7,8 @@ import numpy as np
 from ringworld.evaluation.shown import About, Asked, Described, Drawn, LongFilm, Shown
 from ringworld.tokens.images import write_image
 from ringworld.tokens.video import write_video
-from ringworld.worlds.film import World
 from ringworld.worlds.passing import passing_film
+from ringworld.worlds.world import World
 
 ABOUT = About("<nano>", "films of shapes", 1_430_000, 4096, 64, 16, 4096)
 

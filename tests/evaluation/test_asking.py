@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from ringworld.data.worlds import WHAT_HAPPENS, WHAT_IS_SEEN
 from ringworld.evaluation.asking import Piece, asked_to_describe, shown, together
-from ringworld.worlds.film import World
+from ringworld.worlds.world import World
 
 FILM = World().film(3, 12, (4, 4))
 

@@ -12,9 +12,10 @@ from ringworld.data.worlds import WHAT_HAPPENS, WHAT_IS_SEEN
 from ringworld.errors import UserError
 from ringworld.evaluation.asking import Footage, Piece, Turn
 from ringworld.evaluation.captions import CaptionsResult, evaluate_captions, score_description
-from ringworld.worlds.film import Act, Scene, World, is_new_at
+from ringworld.worlds.film import Act, Scene
 from ringworld.worlds.language import caption
 from ringworld.worlds.shapes import Thing, place
+from ringworld.worlds.world import World, is_new_at
 
 RING = Act(Thing("small", "red", "ring"), 0.25, 0.25, 0.0, 0.0, 0.0, 8.0)
 CROSS = Act(Thing("large", "blue", "cross"), 0.75, 0.625, 0.0, -0.125, 0.0, 8.0)

@@ -15,9 +15,10 @@ from ringworld.errors import UserError
 from ringworld.evaluation.drawn import Drawing, DrawnResult, evaluate_drawn
 from ringworld.evaluation.scores import score_film
 from ringworld.generation.drawing import Brush
-from ringworld.worlds.film import HeldOut, Scene, World, is_new_at
+from ringworld.worlds.film import Scene
 from ringworld.worlds.language import caption
 from ringworld.worlds.shapes import place
+from ringworld.worlds.world import HeldOut, World, is_new_at
 
 
 @dataclass

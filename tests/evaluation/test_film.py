@@ -12,10 +12,10 @@ from rich.console import Console
 from ringworld.errors import UserError
 from ringworld.evaluation.asking import Footage, Turn
 from ringworld.evaluation.film import FilmResult, Minutes, Scenes, Task, evaluate_film
-from ringworld.worlds.film import World
 from ringworld.worlds.language import KINDS_OF_QUESTIONS, questions
 from ringworld.worlds.passing import KINDS_OF_PASSING, passing_film
 from ringworld.worlds.reader import read
+from ringworld.worlds.world import World
 
 TASK = Scenes(frames=40, scene=(8, 8))
 

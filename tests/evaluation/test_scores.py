@@ -6,9 +6,10 @@ import pytest
 
 from evaluation.filmed import SIZE, filmed, wrong
 from ringworld.evaluation.scores import readable_scenes, score_continuation, score_film, score_picture
-from ringworld.worlds.film import Act, Scene, World
+from ringworld.worlds.film import Act, Scene
 from ringworld.worlds.language import caption
 from ringworld.worlds.shapes import Placed, Thing, draw
+from ringworld.worlds.world import World
 
 RED_RING = Thing("small", "red", "ring")
 BLUE_CROSS = Thing("large", "blue", "cross")

@@ -23,9 +23,9 @@ from ringworld.evaluation.video_needle import (
     build_example,
     evaluate_video_needle,
 )
-from ringworld.worlds.film import is_new, is_new_at
 from ringworld.worlds.reader import read
 from ringworld.worlds.shapes import GROUNDS, place
+from ringworld.worlds.world import is_new, is_new_at
 
 FORMS = get_args(Form)
 SIZE = 32

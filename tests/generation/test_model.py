@@ -178,7 +178,7 @@ def test_prompts_that_cannot_be_answered(prompt: str, count: int, said: str) -> 
 
 def test_what_does_not_fit_the_memory_says_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "ringworld.generation.model.os.sysconf", {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 2048}.__getitem__
+        "ringworld.generation.engine.os.sysconf", {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 2048}.__getitem__
     )
     # 256 bytes a token: keys and values of 2 layers and 2 heads of 8, in float32.
     with pytest.raises(UserError, match=r"0.0 GiB, room for about 800 tokens a row: shorten the prompt"):

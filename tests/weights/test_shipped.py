@@ -14,9 +14,9 @@ from ringworld.generation.model import Model
 from ringworld.recipes.nano import nano as recipe
 from ringworld.tokens.images import to_png
 from ringworld.weights.models import SHIPPED, open_model
-from ringworld.worlds.film import World
 from ringworld.worlds.language import caption
 from ringworld.worlds.reader import read
+from ringworld.worlds.world import World
 
 GREEDY = Brush(temperature=0.0)
 

@@ -13,8 +13,8 @@ from ringworld.mesh import MeshShape, build_mesh
 from ringworld.recipes.vqgan import VQGAN_NANO
 from ringworld.tokens.vocabulary import Vocabulary
 from ringworld.weights.tokenizer import SHIPPED, load_tokenizer, save_tokenizer
-from ringworld.worlds.film import World
 from ringworld.worlds.reader import read
+from ringworld.worlds.world import World
 from tokens.small_vqgan import SMALL, draw
 from weights.test_lwm_vqgan import lwm_tree
 

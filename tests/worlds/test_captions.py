@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from ringworld.worlds.captions import Said, Told, read_caption
-from ringworld.worlds.film import Act, HeldOut, Part, Scene, World
+from ringworld.worlds.film import Act, Scene
 from ringworld.worlds.language import caption
 from ringworld.worlds.shapes import COLOURS, GROUNDS, KINDS, PLACES, SIZES, place
+from ringworld.worlds.world import HeldOut, Part, World
 
 
 def what_is_said(act: Act, *, moving: bool) -> Said:

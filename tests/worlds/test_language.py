@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from ringworld.errors import UserError
-from ringworld.worlds.film import Act, Film, HeldOut, Scene, World, is_new, is_new_at
+from ringworld.worlds.film import Act, Film, Scene
 from ringworld.worlds.language import KINDS_OF_QUESTIONS, FilmQuestions, Question, caption, clock, questions, told
 from ringworld.worlds.shapes import COLOURS, KINDS, PLACES, Thing
+from ringworld.worlds.world import HeldOut, World, is_new, is_new_at
 
 RED, BLUE = Thing("small", "red", "circle"), Thing("large", "blue", "square")
 STILL = Act(RED, 0.15, 0.15, 0.0, 0.0, 0.0, 8.0)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from ringworld.tokens.vision import clock
-from ringworld.worlds.film import HeldOut, Part, World, is_new, is_new_at
 from ringworld.worlds.passing import KINDS_OF_PASSING, Minute, ask, passing_film, said
 from ringworld.worlds.reader import read
 from ringworld.worlds.shapes import place
+from ringworld.worlds.world import HeldOut, Part, World, is_new, is_new_at
 
 
 def film_of(part: Part = "train", heldout: HeldOut = "ground", minutes: int = 60, **how: bool) -> tuple[Minute, ...]:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ringworld.worlds.film import World
 from ringworld.worlds.reader import read
 from ringworld.worlds.shapes import Placed, Thing, draw
+from ringworld.worlds.world import World
 
 
 @pytest.mark.parametrize("part", ["train", "heldout"])

@@ -60,7 +60,7 @@ class Generate(OfModel):
             )
         if self.like is not None and self.what == "image":
             raise UserError("--like is what a video begins with: leave it out, or generate a video")
-        from ringworld.generation.drawing import Brush, frame_tokenizer_of
+        from ringworld.generation.drawing import Brush
         from ringworld.progress import tracked
         from ringworld.tokens.images import read_image, write_image
         from ringworld.tokens.video import write_video
@@ -71,7 +71,7 @@ class Generate(OfModel):
         if self.what == "image":
             write_image(self.out, model.draw(self.prompt, brush))
         else:
-            side = frame_tokenizer_of(model).config.frame_size
+            side = model.eyes().config.frame_size
             like = None if self.like is None else read_image(self.like, (side, side))[None]
             film = model.film(self.prompt, self.frames, brush, like)
             write_video(self.out, tracked(film, "frames", self.frames), self.fps)

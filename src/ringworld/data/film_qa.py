@@ -21,8 +21,9 @@ from ringworld.tokens.chat import Part as Shown
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 from ringworld.tokens.vision import timed, vision_ids
-from ringworld.worlds.film import Film, HeldOut, World
+from ringworld.worlds.film import Film
 from ringworld.worlds.language import KINDS_OF_QUESTIONS, FilmQuestions, told
+from ringworld.worlds.world import HeldOut, World
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ from ringworld.errors import UserError
 from ringworld.mesh import named_sharding
 from ringworld.tokens.images import Fit, read_image
 from ringworld.tokens.video import exact_fps, read_video, video_info
-from ringworld.worlds.film import GRID, Scene, World
-from ringworld.worlds.film import Part as WorldPart
+from ringworld.worlds.film import Scene
+from ringworld.worlds.world import GRID, World
+from ringworld.worlds.world import Part as WorldPart
 
 Frame = UInt8[np.ndarray, "H W 3"]
 FrameSource = RandomAccess[Frame]

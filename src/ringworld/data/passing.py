@@ -22,8 +22,8 @@ from ringworld.tokens.chat import Role
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 from ringworld.tokens.vision import visions
-from ringworld.worlds.film import HeldOut, World
 from ringworld.worlds.passing import KINDS_OF_PASSING, MINUTES, Kind, Minute, ask_each, passing_film, said
+from ringworld.worlds.world import HeldOut, World
 
 Seen = TypeVar("Seen")
 

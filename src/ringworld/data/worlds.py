@@ -23,9 +23,10 @@ from ringworld.tokens.chat import Part as Said
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.text import TextTokenizer
 from ringworld.tokens.vision import timed, vision_ids
-from ringworld.worlds.film import Film, HeldOut, World
+from ringworld.worlds.film import Film
 from ringworld.worlds.language import Question, caption, questions
 from ringworld.worlds.passing import KINDS_OF_PASSING, ask, passing_film
+from ringworld.worlds.world import HeldOut, World
 
 Task = Literal["describe", "draw", "ask"]
 Frames = UInt8[np.ndarray, "_ H W 3"]

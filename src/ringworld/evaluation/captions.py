@@ -22,8 +22,9 @@ from ringworld.evaluation.questions import normalise
 from ringworld.evaluation.scores import moving_as_said, paired, readable_scenes
 from ringworld.progress import progress_bar
 from ringworld.worlds.captions import Said, read_caption
-from ringworld.worlds.film import HeldOut, Part, Scene, World
+from ringworld.worlds.film import Scene
 from ringworld.worlds.language import caption
+from ringworld.worlds.world import HeldOut, Part, World
 
 What = Literal["all", "ground", "count", "colour", "kind", "size", "place", "motion"]
 Score = dict[What, bool]

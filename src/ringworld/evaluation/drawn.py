@@ -20,8 +20,9 @@ from ringworld.evaluation.sheets import Tile, contact_sheet
 from ringworld.generation.drawing import Brush
 from ringworld.progress import progress_bar
 from ringworld.tokens.images import read_image, to_png
-from ringworld.worlds.film import HeldOut, Part, Scene, World
+from ringworld.worlds.film import Scene
 from ringworld.worlds.language import caption
+from ringworld.worlds.world import HeldOut, Part, World
 
 _SHEET = 32  # drawings of a part on a contact sheet, a film's frames counted
 

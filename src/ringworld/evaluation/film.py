@@ -17,9 +17,9 @@ from ringworld.evaluation.files import earlier_cases, write_cases
 from ringworld.evaluation.parts import NAMES, side_by_side
 from ringworld.evaluation.questions import accuracy_by_kind, normalise
 from ringworld.progress import progress_bar
-from ringworld.worlds.film import HeldOut, Part, World
 from ringworld.worlds.language import KINDS_OF_QUESTIONS, questions
 from ringworld.worlds.passing import KINDS_OF_PASSING, MINUTES, Kind, ask_each, passing_film
+from ringworld.worlds.world import HeldOut, Part, World
 
 _MAX_TOKENS = 24  # of an answer: a short sentence
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ringworld.worlds.film import Part
+from ringworld.worlds.world import Part
 
 NAMES: dict[Part, str] = {"train": "seen", "heldout": "held out"}
 

@@ -12,8 +12,8 @@ from ringworld.evaluation.shown import About, Described, Drawn, LongFilm, Shown
 from ringworld.tokens.images import read_image, to_png
 from ringworld.tokens.vocabulary import LWM
 from ringworld.tokens.vqgan import LWM_VQGAN
-from ringworld.worlds.film import HeldOut
 from ringworld.worlds.shapes import COLOURS, GROUNDS, KINDS, SIZES
+from ringworld.worlds.world import HeldOut
 
 _LWM_PARAMETERS, _LWM_CONTEXT = 7e9, 2**20
 _NEW: Mapping[HeldOut, str] = {"ground": "things on grounds on which", "place": "things at places where"}

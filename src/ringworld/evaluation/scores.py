@@ -16,9 +16,10 @@ from jaxtyping import UInt8
 from scipy.optimize import linear_sum_assignment
 
 from ringworld.data.worlds import FPS
-from ringworld.worlds.film import VELOCITIES, Act, Scene, World
+from ringworld.worlds.film import VELOCITIES, Act, Scene
 from ringworld.worlds.reader import Reading, read
 from ringworld.worlds.shapes import Placed, place
+from ringworld.worlds.world import World
 
 Wanted = TypeVar("Wanted")
 Found = TypeVar("Found")

@@ -27,9 +27,10 @@ from ringworld.generation.drawing import Brush
 from ringworld.progress import progress_bar
 from ringworld.tokens.images import to_png
 from ringworld.tokens.video import write_video
-from ringworld.worlds.film import HeldOut, Part, Scene, World
+from ringworld.worlds.film import Scene
 from ringworld.worlds.language import caption
 from ringworld.worlds.passing import KINDS_OF_PASSING, MINUTES, Kind, Minute, ask_each, passing_film
+from ringworld.worlds.world import HeldOut, Part, World
 
 _FILES = "shown"  # the folder beside shown.json
 _MAX_TOKENS = 96  # of a caption or an answer

@@ -8,7 +8,6 @@ from typing import Any, Self
 from ringworld.errors import UserError
 from ringworld.evaluation.files import read_json, write_json
 from ringworld.evaluation.scores import Score
-from ringworld.generation.drawing import frame_tokenizer_of
 from ringworld.generation.model import Model
 
 SHOWN = "shown.json"
@@ -38,7 +37,7 @@ class About:
     @classmethod
     def of(cls, model: Model, name: str, trained_on: str | None = None) -> Self:
         """Raises UserError when the model does not see."""
-        size, vocabulary = frame_tokenizer_of(model).config.frame_size, model.tokenizer.vocabulary
+        size, vocabulary = model.eyes().config.frame_size, model.tokenizer.vocabulary
         return cls(
             name,
             trained_on,

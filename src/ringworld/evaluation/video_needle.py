@@ -29,8 +29,9 @@ from ringworld.evaluation.asking import Answers, Turn, shown
 from ringworld.evaluation.files import earlier_cases, write_cases, write_result
 from ringworld.evaluation.needle import Answer, Case, NeedleResult, case_batches, case_grid, depth_grid
 from ringworld.progress import progress_bar
-from ringworld.worlds.film import GRID, VELOCITIES, Act, Film, HeldOut, Part, Scene, World
+from ringworld.worlds.film import VELOCITIES, Act, Film, Scene
 from ringworld.worlds.shapes import COLOURS, KINDS, SIZES, Thing
+from ringworld.worlds.world import GRID, HeldOut, Part, World
 
 Form = Literal["picture", "clip", "order", "when"]
 

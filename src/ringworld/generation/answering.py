@@ -6,7 +6,7 @@ next question about the same film only the words are read.
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,13 +14,11 @@ from jaxtyping import Int32
 
 from ringworld.errors import UserError
 from ringworld.generation.chat import chat_sampler
-from ringworld.generation.drawing import Frame, frame_tokenizer_of
+from ringworld.generation.drawing import Frame
+from ringworld.generation.engine import Engine
 from ringworld.generation.memory import Memory
 from ringworld.tokens.chat import ChatTemplate, Message, Part
 from ringworld.tokens.vision import vision_ids
-
-if TYPE_CHECKING:
-    from ringworld.generation.model import Model
 
 Codes = Int32[np.ndarray, "F h w"]
 
@@ -34,9 +32,9 @@ class Answering:
         tokens_per_frame: codes and terminator.
     """
 
-    def __init__(self, model: "Model") -> None:
+    def __init__(self, model: Engine) -> None:
         """Raises UserError when the model does not see, or cannot chat."""
-        self._model, self._frames = model, frame_tokenizer_of(model)
+        self._model, self._frames = model, model.eyes()
         self._template = ChatTemplate(model.tokenizer)
         self._memory = Memory(model)
         self._codes: dict[Hashable, Codes] = {}  # of what was shown lately

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,15 +20,13 @@ from jaxtyping import Array, Float
 
 from ringworld.errors import UserError
 from ringworld.files import write_atomically
-from ringworld.generation.drawing import Frame, frame_tokenizer_of, pixels
+from ringworld.generation.drawing import Frame, pixels
+from ringworld.generation.engine import Engine
 from ringworld.generation.grammar import Grammar, Reader
 from ringworld.generation.memory import Memory
 from ringworld.generation.sampling import Sampler
 from ringworld.tokens.chat import ChatTemplate, Message, Part, Role, TemplateName, arranged, parts_of
 from ringworld.tokens.vision import timed, vision_ids
-
-if TYPE_CHECKING:
-    from ringworld.generation.model import Model
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +34,7 @@ _log = logging.getLogger(__name__)
 class Chat:
     """A conversation with a model. What `Model.chat()` gives."""
 
-    def __init__(self, model: "Model", system: str | None = None, template: TemplateName = "own") -> None:
+    def __init__(self, model: Engine, system: str | None = None, template: TemplateName = "own") -> None:
         """
         Args:
             system: what the model is told before the first turn; None: what its template says by itself, if anything.
@@ -59,7 +57,7 @@ class Chat:
     @property
     def frame_size(self) -> tuple[int, int]:
         """Height and width of frames that can be shown, in pixels. Raises UserError when the model does not see."""
-        side = frame_tokenizer_of(self._model).config.frame_size
+        side = self._model.eyes().config.frame_size
         return side, side
 
     @property
@@ -83,7 +81,7 @@ class Chat:
             UserError: the model does not see, there is no frame, frames are of another size, there is no rate for
                 times, or `resolution` is less than 1.
         """
-        eyes, vocabulary = frame_tokenizer_of(self._model), self._model.tokenizer.vocabulary
+        eyes, vocabulary = self._model.eyes(), self._model.tokenizer.vocabulary
         if every and fps is None:
             raise UserError(f"the time is to stand every {every} seconds in a film of no known rate: give its fps")
         if resolution < 1:
@@ -213,7 +211,7 @@ class Chat:
 
 
 def chat_sampler(
-    model: "Model",
+    model: Engine,
     template: ChatTemplate,
     *,
     temperature: float = 0.0,
@@ -230,7 +228,7 @@ def chat_sampler(
 class _Answer:
     """Puts an answer together of its tokens, in its message, and gives what of it is new."""
 
-    def __init__(self, model: "Model", message: Message, grammar: Grammar) -> None:
+    def __init__(self, model: Engine, message: Message, grammar: Grammar) -> None:
         self._model, self._message = model, message
         self._reader = Reader(grammar)
         self._words = model.tokenizer.stream()
@@ -251,7 +249,7 @@ class _Answer:
         self._vision.append(token)
         if reader.frames > frames:
             newest = np.array(self._vision[-vocabulary.codes_per_frame - 1 :], np.int32)
-            yield pixels(newest, frame_tokenizer_of(self._model), vocabulary)[0]
+            yield pixels(newest, self._model.eyes(), vocabulary)[0]
         if reader.in_text:
             self._add(np.array(self._vision, np.int32))
 

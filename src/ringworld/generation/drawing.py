@@ -8,7 +8,6 @@ and one that was not; each token is drawn once, from both (see `Sampler`).
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from jaxtyping import Array, Int32, UInt8
 
 from ringworld.errors import UserError
 from ringworld.generation import decode
+from ringworld.generation.engine import Engine
 from ringworld.generation.sampling import Sampler
 from ringworld.mesh import axis_size
 from ringworld.model.rope import Frequencies
@@ -23,9 +23,6 @@ from ringworld.tokens.chat import IMAGE_OF, VIDEO_OF, ChatTemplate, Message
 from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.vision import frame_ids
 from ringworld.tokens.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from ringworld.generation.model import Model
 
 Frame = UInt8[np.ndarray, "H W 3"]
 Film = UInt8[np.ndarray, "_ H W 3"]
@@ -52,21 +49,6 @@ class Brush:
     seed: int = 0
 
 
-def frame_tokenizer_of(model: "Model") -> FrameTokenizer:
-    """What makes codes of frames for a model, and frames of its codes.
-
-    Raises:
-        UserError: the model has no vision, or no tokenizer of frames, or one of another size.
-    """
-    vocabulary, frames = model.tokenizer.vocabulary, model.frames
-    if not vocabulary.vision_size:
-        raise UserError("this model reads and writes text alone: take one that was trained on pictures, too")
-    if frames is None:
-        raise UserError("this model came without its tokenizer of frames, so it can neither draw nor look: name one")
-    frames.require_fit(vocabulary)
-    return frames
-
-
 def pixels(ids: Ids, frames: FrameTokenizer, vocabulary: Vocabulary) -> Film:
     """Whole frames, each with its terminator, as pixels."""
     size = (vocabulary.frame_height, vocabulary.frame_width)
@@ -77,9 +59,9 @@ def pixels(ids: Ids, frames: FrameTokenizer, vocabulary: Vocabulary) -> Film:
 class Drawing:
     """A model that draws: behind `Model.draw` and `Model.film`."""
 
-    def __init__(self, model: "Model") -> None:
-        """Raises UserError as `frame_tokenizer_of`."""
-        self._model, self._frames = model, frame_tokenizer_of(model)
+    def __init__(self, model: Engine) -> None:
+        """Raises UserError as `Engine.eyes`."""
+        self._model, self._frames = model, model.eyes()
         self._template = ChatTemplate(model.tokenizer)
 
     @property

@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +17,12 @@ from jaxtyping import Array, Float
 
 from ringworld.errors import UserError
 from ringworld.generation import decode
+from ringworld.generation.engine import Engine
 from ringworld.generation.grammar import Place
 from ringworld.generation.sampling import Sampler
 from ringworld.generation.saved_cache import open_cache, save_cache
 from ringworld.mesh import axis_size
 from ringworld.model.cache import Cache, empty_cache, grow, keep
-
-if TYPE_CHECKING:
-    from ringworld.generation.model import Model
 
 _log = logging.getLogger(__name__)
 _keep = jax.jit(keep, static_argnames="mesh", donate_argnames="cache")
@@ -35,7 +32,7 @@ _grow = jax.jit(grow, static_argnames=("capacity", "mesh"))
 class Memory:
     """One text that a model reads and goes on with."""
 
-    def __init__(self, model: "Model") -> None:
+    def __init__(self, model: Engine) -> None:
         self._model = model
         self._warned = False
         self.forget()

@@ -14,8 +14,9 @@ import numpy as np
 
 from ringworld.errors import UserError
 from ringworld.tokens.vision import clock
-from ringworld.worlds.film import PASSING, Act, Film, Scene
+from ringworld.worlds.film import Act, Film, Scene
 from ringworld.worlds.shapes import Placed, Thing
+from ringworld.worlds.world import PASSING
 
 _CLEAR = 0.04  # a thing so near to the border of its ninth of the frame is not asked for its place
 # At a question of one kind: of scenes drawn few have something that passes alone in its minute; in one scene there is

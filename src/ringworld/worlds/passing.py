@@ -14,8 +14,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from ringworld.tokens.vision import clock
-from ringworld.worlds.film import VELOCITIES, Act, Scene, World
+from ringworld.worlds.film import VELOCITIES, Act, Scene
 from ringworld.worlds.shapes import GROUNDS, THINGS, Thing, place
+from ringworld.worlds.world import World
 
 Kind = Literal["what", "when", "where", "way", "first"]
 
