@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tyro
 
-from ringworld.data.needles import BARE_PROMPT, TURN
+from ringworld.data.needle_words import BARE_PROMPT, TURN
 from ringworld.data.sources import JsonlConfig, NeedleSourceConfig, SourceConfig
 from ringworld.evaluation.files import write_result
 from ringworld.mesh import default_cpu_devices, use_cpu_devices

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from golden.chat_renderings import TEMPLATES
 from ringworld.data.corpora import load_corpus, split
 from ringworld.data.documents import ENDLESS
-from ringworld.data.needles import (
+from ringworld.data.needle_words import (
     ANSWER,
     CHAT,
     CHAT_OF_MANY,
@@ -19,14 +19,10 @@ from ringworld.data.needles import (
     PROMPT,
     QUESTION,
     TURN,
-    Form,
-    Haystack,
-    NeedleExample,
-    NeedleSource,
-    build_example,
     chat_phrases,
     phrases,
 )
+from ringworld.data.needles import Form, Haystack, NeedleExample, NeedleSource, build_example
 from ringworld.data.packing import frame, pack_row
 from ringworld.data.sources import TokenizerConfig
 from ringworld.errors import UserError

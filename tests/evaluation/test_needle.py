@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from generation.models import random_model, tokenizer
-from ringworld.data.needles import CITIES
+from ringworld.data.needle_words import CITIES
 from ringworld.errors import UserError
 from ringworld.evaluation.needle import (
     NEEDLE_METRIC,

@@ -15,7 +15,8 @@ import numpy as np
 from ringworld.data.book_qa import CHUNK, QuestionAnswer, Questions
 from ringworld.data.corpora import Part, texts_of
 from ringworld.data.documents import ENDLESS, Document, Given, Source
-from ringworld.data.needles import CITIES, NEEDLE, QUESTION, Prose
+from ringworld.data.needle_words import CITIES, NEEDLE, QUESTION
+from ringworld.data.needles import Prose
 from ringworld.errors import UserError
 
 FactKind = Literal["number", "place", "amount", "colour"]

@@ -12,7 +12,8 @@ from ringworld.data.facts import FactQuestionsConfig
 from ringworld.data.film_qa import FilmQuestionsConfig
 from ringworld.data.jsonl import read_jsonl
 from ringworld.data.multimodal import ShardDocuments
-from ringworld.data.needles import DIGITS, Form, Haystack, NeedleSource, Template, chat_phrases, phrases
+from ringworld.data.needle_words import Template, chat_phrases, phrases
+from ringworld.data.needles import DIGITS, Form, Haystack, NeedleSource
 from ringworld.data.passing import PassingConfig
 from ringworld.data.reach import ReachingDocuments
 from ringworld.data.worlds import WorldSourceConfig, world_sentences

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from ringworld.data.needles import Haystack, NeedleExample, Template, build_example
+from ringworld.data.needle_words import Template
+from ringworld.data.needles import Haystack, NeedleExample, build_example
 from ringworld.errors import UserError
 from ringworld.evaluation import plots
 from ringworld.evaluation.files import earlier_cases, read_cases, write_cases, write_result

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ringworld.data.needles import NEEDLE, QUESTION
+from ringworld.data.needle_words import NEEDLE, QUESTION
 from ringworld.errors import UserError
 from ringworld.evaluation import plots, report_shown
 from ringworld.evaluation.files import read_json, write_result
