@@ -130,8 +130,9 @@ def main(settings: Settings) -> None:
             run(prompt, 2)  # compiles
         pairs = [[run(prompt, settings.tokens) for run in runs.values()] for _ in range(settings.runs)]
         same = np.mean([ours[2] == theirs[2] for ours, theirs in pairs])
-        for what, column, count in (("read", 0, length), ("written", 1, settings.tokens - 1)):
-            speeds = [[count / pair[i][column] for pair in pairs] for i in range(2)]
+        reading = [[length / pair[i][0] for pair in pairs] for i in range(2)]
+        writing = [[(settings.tokens - 1) / pair[i][1] for pair in pairs] for i in range(2)]
+        for what, speeds in (("read", reading), ("written", writing)):
             ratio = statistics.median(a / b for a, b in zip(*speeds, strict=True))
             medians = " | ".join(f"{statistics.median(speed):.1f}" for speed in speeds)
             print(f"| {length} | tokens {what} a second | {medians} | {ratio:.2f} | {same:.0%} |", flush=True)

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from ringworld import recipes
 from ringworld.data.documents import Given
 from ringworld.data.loading import PackedLoader, mix, place
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.rope import rope_frequencies
+from ringworld.recipes.long_text import nano_text
 from ringworld.training.step import init_state, make_step
 
 # The first that fits an operation's name in the program says what it belongs to.
@@ -68,8 +68,9 @@ def own_times(trace: Path, names: dict[str, str]) -> Counter[str]:
 
 
 def main(settings: Settings) -> None:
-    recipe = recipes.build("nano-text")
+    recipe = nano_text()
     index = [stage.name for stage in recipe.stages].index(settings.stage)
+    assert recipe.tokenizer is not None
     stage, mesh, tokenizer = recipe.stages[index], build_mesh(MeshShape(), jax.devices()[:1]), recipe.tokenizer.build()
     *seeds, order = recipe.data_seeds(index, "training")
     sources = [

@@ -15,10 +15,13 @@ import tyro
 
 from ringworld.evaluation.drawn import evaluate_drawn
 from ringworld.evaluation.parts import NAMES
+from ringworld.evaluation.scores import What
 from ringworld.generation.drawing import Drawing
 from ringworld.mesh import default_cpu_devices, use_cpu_devices
 from ringworld.worlds.world import HeldOut
-from trials import Curve, conclude, opened
+from trials import Curve, conclude, drawn_right, opened
+
+WHATS: tuple[What, ...] = ("ground", "colour", "kind", "size", "place")
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,11 @@ def main(settings: Settings) -> None:
             heldout=settings.heldout,
         )
         for part, name in NAMES.items():
-            shares = [result.share(scale, part, "all") for scale in settings.guidance]
+            shares = [drawn_right(result, scale, part, "all") for scale in settings.guidance]
             curves.append(Curve(name, seed, settings.guidance, shares))
-            for scale, share in zip(settings.guidance, shares, strict=True):
-                whats = {
-                    what: result.share(scale, part, what) for what in ("ground", "colour", "kind", "size", "place")
-                }
-                rows.append({"seed": seed, "captions": name, "guidance": f"{scale:g}", "all right": share} | whats)
+            for scale, right in zip(settings.guidance, shares, strict=True):
+                whats = {what: drawn_right(result, scale, part, what) for what in WHATS}
+                rows.append({"seed": seed, "captions": name, "guidance": f"{scale:g}", "all right": right} | whats)
     conclude(settings.out, "guidance", rows, curves, x="guidance", y="drawings right in everything")
 
 

@@ -4,6 +4,7 @@ A run that is there is not done again, one that was stopped goes on, and what wa
 """
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -19,11 +20,13 @@ from ringworld.data.documents import Given
 from ringworld.data.packing import Batch, Framed, frame
 from ringworld.data.sources import SourceConfig
 from ringworld.data.worlds import WorldSourceConfig
+from ringworld.evaluation.drawn import DrawnResult
 from ringworld.evaluation.files import read_json, write_json, write_result
 from ringworld.evaluation.needle import evaluate_needle
 from ringworld.evaluation.parts import NAMES
 from ringworld.evaluation.plots import short_decimal
 from ringworld.evaluation.prose import HeldOutProse
+from ringworld.evaluation.scores import What
 from ringworld.generation.model import Model
 from ringworld.mesh import MeshShape
 from ringworld.recipes.long_text import NANO_PRECISION, NANO_THETA, nano_text
@@ -33,6 +36,7 @@ from ringworld.training.language import LanguageLearner, LanguageRecipe, Languag
 from ringworld.training.loop import METRICS
 from ringworld.training.metrics import Record, read_metrics
 from ringworld.training.step import TrainState
+from ringworld.worlds.world import Part
 
 DEPTHS, ROUNDS = 5, 8  # of needles: 40 questions a length
 NEEDLES, ASKED = 4, 2  # where several are hidden
@@ -216,6 +220,12 @@ def kept(path: Path, measure: Callable[[], Mapping[str, float]]) -> dict[str, fl
 
 
 Row = Mapping[str, str | int | float]
+
+
+def drawn_right(result: DrawnResult, guidance: float, part: Part, what: What | Literal["all"]) -> float:
+    """The share of drawings that are right in something; nan: none could be."""
+    share = result.share(guidance, part, what)
+    return math.nan if share is None else share
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ Two tasks, each with models of its own and each with the same rows in all of its
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -22,6 +23,7 @@ from ringworld.data.worlds import WorldSourceConfig
 from ringworld.evaluation.drawn import evaluate_drawn
 from ringworld.evaluation.parts import NAMES
 from ringworld.evaluation.perplexity import evaluate_perplexity
+from ringworld.evaluation.scores import What
 from ringworld.generation.drawing import Drawing
 from ringworld.mesh import default_cpu_devices, use_cpu_devices
 from ringworld.training.language import LanguageRecipe
@@ -35,6 +37,7 @@ from trials import (
     captioned,
     conclude,
     cost,
+    drawn_right,
     found,
     kept,
     nano,
@@ -94,9 +97,9 @@ def seen(settings: Settings, seed: int) -> list[Row]:
 def drawn(run: Path) -> dict[str, float]:
     """The share of films whose object is right, and the share of those that are right in everything."""
     result = evaluate_drawn(Drawing(opened(run)), run, count=DRAWN, frames=FRAMES, heldout="place")
-    whats = {"object": "films' objects", "all": "films"}
+    whats: dict[What | Literal["all"], str] = {"object": "films' objects", "all": "films"}
     return {
-        f"{words}, {name}": result.share(1.0, part, what)
+        f"{words}, {name}": drawn_right(result, 1.0, part, what)
         for what, words in whats.items()
         for part, name in NAMES.items()
     }
