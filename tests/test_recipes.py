@@ -20,6 +20,7 @@ from ringworld.errors import UserError
 from ringworld.mesh import MeshShape, build_mesh
 from ringworld.model.rope import rope_frequencies
 from ringworld.recipes.nano import TOKENIZER, nano
+from ringworld.tokens.codec import FrameTokenizer
 from ringworld.tokens.vocabulary import LWM
 from ringworld.training.curriculum import Recipe
 from ringworld.training.language import LanguageRecipe
@@ -28,6 +29,7 @@ from ringworld.training.step import abstract_state, make_step
 from ringworld.weights.hugging_face import write_hugging_face
 from ringworld.weights.models import open_model
 from ringworld.weights.portable import write_portable
+from ringworld.worlds.film import Scene
 from weights import made
 
 PAPER = {  # LWM, stage 1: tokens in a row, theta, steps, warm-up, tokens in all (billions)
@@ -249,7 +251,10 @@ def test_nano_documents_have_room_for_what_they_hide():
             replace(source, corpora=("tiny",)).build(Given(tokenizer, stage.sequence_length, seed=0))
 
 
-def test_what_nano_learns_has_room_in_its_rows(tmp_path: Path) -> None:
+def test_what_nano_learns_has_room_in_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # How long a document is does not depend on what its frames show.
+    monkeypatch.setattr(Scene, "frame", lambda self, seconds, size: np.zeros((size, size, 3), np.uint8))
+    monkeypatch.setattr(FrameTokenizer, "encode", lambda self, frames: np.zeros((len(frames), 4, 4), np.int32))
     recipe = replace(nano(), frames="nano", tokenizer=replace(TOKENIZER, corpora=("tiny",)))
     learner = recipe.learner(tmp_path)
     vocabulary, seen = learner.tokenizer.vocabulary, set()

@@ -74,6 +74,8 @@ def _stages() -> tuple[LanguageStage, ...]:
     longer = replace(told, minutes=(6, 12), asked=2, together=(1, 6), kinds=("what", "when"))
     whole = replace(longer, minutes=(12, 60), asked=1)
     order = replace(told, minutes=(2, 6), asked=2, kinds=("first",))
+    # Minutes one after the other: which of two comes first is hard to say where they are near.
+    near = replace(order, minutes=(2, 12), asked=6, scattered=False)
     # A minute's time keeps what its frames show, and that is learned soonest where it must go on to say it.
     few = PassingConfig((2, 4), asked=1, together=(1, 4), kinds=("what", "when"), narrated=0.4, **_FILMS)
     more = replace(few, minutes=(3, 7), asked=2, together=(1, 6))
@@ -102,7 +104,7 @@ def _stages() -> tuple[LanguageStage, ...]:
             (
                 *_needles(256, 0.08),
                 *_world(1, 0.14),
-                *_world(8, 0.33),
+                *_world(8, 0.33, 0.25),
                 *_films(
                     (whole, 0.07),
                     (order, 0.04),
@@ -120,7 +122,7 @@ def _stages() -> tuple[LanguageStage, ...]:
             (
                 *_needles(512, 0.1),
                 *_world(1, 0.1),
-                *_world(8, 0.25),
+                *_world(8, 0.25, 0.25),
                 *_films(
                     (whole, 0.06),
                     (order, 0.04),
@@ -140,7 +142,7 @@ def _stages() -> tuple[LanguageStage, ...]:
                 *_needles(2048, 0.08),
                 *_far(_needles(2048, 0.08)),
                 *_world(1, 0.08),
-                *_world(8, 0.16),
+                *_world(8, 0.16, 0.25),
                 *_films((replace(whole, asked=3), 0.06), (_passing((3, 8), 2, 3), 0.05)),
                 *_far(
                     _films(
@@ -162,17 +164,20 @@ def _stages() -> tuple[LanguageStage, ...]:
                 *_needles(4096, 0.06),
                 *_far(_needles(4096, 0.06)),
                 *_world(1, 0.06),
-                *_world(8, 0.14),
+                *_world(8, 0.14, 0.4),
                 *_films(
-                    (replace(whole, asked=3), 0.04), (_passing((3, 8), 2, 4), 0.05), (_passing((2, 6), 4, 4), 0.07)
+                    (replace(whole, asked=3), 0.04),
+                    (near, 0.03),
+                    (_passing((3, 8), 2, 4), 0.04),
+                    (_passing((2, 6), 4, 4), 0.05),
                 ),
                 *_far(
                     _films(
                         (_passing((30, 60), 1, 8, scattered=False), 0.05),
-                        (_passing((16, 48), 4, 8), 0.13),
-                        (_passing((6, 12), 14, 6, every=7), 0.08),
-                        (_passing((3, 6), 30, 5, every=10), 0.11),
-                        (_passing((2, 3), 60, 5, every=10), 0.15),
+                        (_passing((16, 48), 4, 12), 0.13),
+                        (_passing((6, 12), 14, 12, every=7), 0.08),
+                        (_passing((3, 6), 30, 12, every=10), 0.11),
+                        (_passing((2, 3), 60, 12, every=10), 0.15),
                     )
                 ),
             ),
@@ -181,20 +186,57 @@ def _stages() -> tuple[LanguageStage, ...]:
             "16k",
             16384,
             1,
-            120,
+            100,
             (
-                *_needles(16384, 0.15),
-                *_far(_needles(16384, 0.1)),
-                *_world(1, 0.08),
-                *_world(8, 0.12),
-                *_films((_passing((3, 8), 4, 3), 0.15)),
+                *_needles(16384, 0.12),
+                *_far(_needles(16384, 0.08)),
+                *_world(1, 0.07),
+                *_world(8, 0.12, 0.4),
+                *_films((near, 0.03), (_passing((3, 8), 4, 8), 0.08)),
                 *_far(
                     _films(
-                        (_passing((30, 60), 1, 8, scattered=False), 0.06),
-                        (_passing((30, 60), 4, 12, scattered=False), 0.1),
-                        (_passing((30, 60), 14, 20, every=7, scattered=False), 0.08),
-                        (_passing((8, 15), 60, 12, every=10, scattered=False), 0.2),
+                        (_passing((30, 60), 1, 16, scattered=False), 0.05),
+                        (_passing((30, 60), 4, 24, scattered=False), 0.1),
+                        (_found((30, 54), 14, every=7), 0.12),
+                        (_found((6, 13), 60, every=10), 0.23),
                     )
+                ),
+            ),
+        ),
+        _stage(
+            "32k",
+            32768,
+            1,
+            40,
+            (
+                *_needles(32768, 0.1),
+                *_far(_needles(16384, 0.05)),
+                *_world(1, 0.06),
+                *_world(8, 0.1, 0.4),
+                *_films((near, 0.03), (_passing((3, 8), 4, 8), 0.06)),
+                *_far(
+                    _films(
+                        (_passing((30, 60), 4, 24, scattered=False), 0.05),
+                        (_found((30, 60), 14, every=7), 0.1),
+                        (_found((30, 56), 30, every=10), 0.15),
+                        (_found((14, 28), 60, every=10), 0.3),
+                    )
+                ),
+            ),
+        ),
+        _stage(
+            "64k",
+            65536,
+            1,
+            14,
+            (
+                *_needles(16384, 0.05),
+                *_world(1, 0.05),
+                *_world(8, 0.08, 0.4),
+                *_films(
+                    (near, 0.02),
+                    (_passing((30, 60), 4, 24, scattered=False), 0.05),
+                    (_found((45, 58), 60, 90, every=10), 0.75),
                 ),
             ),
         ),
@@ -232,6 +274,13 @@ def _passing(
         scattered=scattered,
         heldout="place",
     )
+
+
+def _found(minutes: tuple[int, int], frames: int, asked: int = 60, *, every: int) -> PassingConfig:
+    """Long films, in which most questions are what a minute has to be found for. They are many: they cost next to
+    nothing beside the frames."""
+    passing = _passing(minutes, frames, asked, every=every, scattered=False)
+    return replace(passing, kinds=("what", "when", "first", "where", "way"))
 
 
 def _stage(
@@ -286,11 +335,12 @@ def _in_a_chat(source: NeedleSourceConfig) -> NeedleSourceConfig:
     return replace(source, needles=needles, asked=asked if source.asked else None, template="chat")
 
 
-def _world(frames: int, share: float) -> Mix:
-    """Pictures, or films of so many frames, drawn twice as often as described: it takes longer to learn."""
+def _world(frames: int, share: float, without_words: float = 0.1) -> Mix:
+    """Pictures, or films of so many frames, drawn twice as often as described: it takes longer to learn. Without words
+    a film is drawn to be gone on with."""
     documents = share / 3 / (frames * _FRAME + _DESCRIBED)
     described = WorldSourceConfig("describe", frames=(frames, frames), heldout="place")
-    drawn = replace(described, task="draw", without_words=0.25 if frames > 1 else 0.1, briefly=0.5)
+    drawn = replace(described, task="draw", without_words=without_words, briefly=0.5)
     return ((described, documents), (drawn, 2 * documents))
 
 

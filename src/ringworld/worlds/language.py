@@ -41,11 +41,13 @@ def caption(scene: Scene, random: np.random.Generator | None = None) -> str:
     A thing is called by its place where it begins, and by the direction in which it begins to move.
 
     Args:
-        random: leaves out sizes, places and the ground at random, as people do who ask for a picture: "a red ring".
+        random: leaves out sizes, places and the ground, all or some of them, as people do who ask for a picture: "a red
+            ring".
     """
+    share = 0.0 if random is None or random.random() < 0.5 else 0.5
 
     def said() -> bool:
-        return random is None or random.random() < 0.5
+        return random is None or random.random() < share
 
     moving = scene.seconds > 0
     *most, last = [_saying(act, moving, sized=said(), placed=said()) for act in scene.acts] or ["nothing"]
