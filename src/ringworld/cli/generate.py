@@ -42,7 +42,7 @@ class Generate(OfModel):
     fps: Number = 4.0
     like: Annotated[MaybePath, default("none")] = None
     guidance: Number = 1.0
-    temperature: Annotated[MaybeNumber, default("0 for text, 1 for images and videos")] = None
+    temperature: Annotated[MaybeNumber, default("0 for text, 0.5 for images and videos")] = None
     top_k: Count = 0
     top_p: Number = 1.0
     seed: Count = 0
@@ -66,7 +66,7 @@ class Generate(OfModel):
         from ringworld.tokens.video import write_video
 
         model = self.load(many_rows=False)
-        temperature = 1.0 if self.temperature is None else self.temperature
+        temperature = Brush.temperature if self.temperature is None else self.temperature
         brush = Brush(temperature, self.top_k, self.top_p, self.guidance, self.seed)
         if self.what == "image":
             write_image(self.out, model.draw(self.prompt, brush))

@@ -34,7 +34,8 @@ class Brush:
     """How tokens are drawn.
 
     Attributes:
-        temperature: 0 takes the likeliest token each time; 1 draws as the model says.
+        temperature: 0 takes the likeliest token each time; 1 draws as the model says, and with many codes a frame each
+            unlikely one has many chances. Between them drawings differ, too, and more of them are right.
         top_k: draws among so many of the likeliest; 0: among all. top_p: among the likeliest that have this probability
             together.
         guidance: how closely the words are followed: 1 as the model says, more exaggerates what they change
@@ -42,7 +43,7 @@ class Brush:
         seed: of the draws.
     """
 
-    temperature: float = 1.0
+    temperature: float = 0.5
     top_k: int = 0
     top_p: float = 1.0
     guidance: float = 1.0
