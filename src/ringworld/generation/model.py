@@ -21,7 +21,7 @@ from ringworld.tokens.video import read_video
 
 @dataclass(frozen=True, eq=False)
 class Model(Engine):
-    """A trained model, ready to be asked."""
+    """A trained model, ready to be asked. What it is made of: see `Engine`."""
 
     def generate(
         self,

@@ -44,6 +44,7 @@ def caption(scene: Scene, random: np.random.Generator | None = None) -> str:
         random: leaves out sizes, places and the ground, all or some of them, as people do who ask for a picture: "a red
             ring".
     """
+    # All of them at once half of the time: by chance alone a caption of colour and kind would be rare.
     share = 0.0 if random is None or random.random() < 0.5 else 0.5
 
     def said() -> bool:
