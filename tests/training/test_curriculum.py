@@ -49,6 +49,16 @@ def test_cosine_learning_rate_ends_at_the_final_one():
     assert stage.learning_rate_at(20) == pytest.approx(2.0)
 
 
+def test_over_the_steps_on_top_the_learning_rate_goes_up_and_down_once_more():
+    until = Criterion("accuracy", 0.9, check_every=9, rows=1)
+    stage = replace(STAGE, warmup_steps=2, schedule="cosine", until=until, more=4)
+    assert stage.most_steps == stage.steps + 4
+    again = [stage.learning_rate_at(stage.steps + step) for step in range(4)]
+    assert again == [replace(stage, steps=4, more=0).learning_rate_at(step) for step in range(4)]
+    assert again == pytest.approx([2.0, 4.0, 4.0, 0.0])
+    assert rates(stage) == rates(replace(stage, more=0))
+
+
 def test_a_step_takes_every_place_of_its_rows():
     assert (STAGE.units_per_step, STAGE.UNIT) == (16, "tokens")
 
@@ -69,6 +79,8 @@ def test_a_criterion_on_accuracy_is_reached_from_below_and_one_on_loss_from_abov
         ({"schedule": "linear"}, "stage 'one': schedule must be one of constant, cosine; got 'linear'"),
         ({"packing": "cut"}, "stage 'one': packing must be one of split, whole, split long; got 'cut'"),
         ({"mixing": "tokens"}, "stage 'one': mixing must be one of documents, rows; got 'tokens'"),
+        ({"more": -1}, "stage 'one': more must be at least 0; got -1"),
+        ({"more": 5}, "more steps are taken when its criterion is not reached, and it has none: give one"),
         ({"sources": ()}, "sources must be one or more, each with a weight above 0"),
         ({"sources": ((CorpusConfig(), 0.0),)}, "sources must be one or more, each with a weight above 0"),
     ],

@@ -207,6 +207,26 @@ def test_a_criterion_ends_a_stage_and_is_measured_alike_after_a_stop(tmp_path):
     assert lines[-1].startswith("complete after 3 steps")
 
 
+def test_a_stage_that_is_not_learned_takes_the_steps_on_top(tmp_path):
+    unlearned = Criterion("accuracy", 1.0, check_every=3, rows=12)
+    recipe = replace(SHORT, stages=(replace(STAGE, steps=3, more=2, until=unlearned),))
+    lines: list[str] = []
+    train(recipe, tmp_path / "unlearned", log=lines.append)
+    checks = records(tmp_path / "unlearned", "check")
+    assert [(check["step"], check["reached"]) for check in checks] == [(3, False), (5, False)]
+    assert [line for line in lines if "NOT learned" in line] == [line for line in lines if "step 5: accuracy" in line]
+
+    train(recipe, tmp_path / "stopped", steps=3, log=lambda line: None)
+    train(recipe, tmp_path / "stopped", log=lambda line: None)
+    assert records(tmp_path / "stopped") == records(tmp_path / "unlearned")
+    assert records(tmp_path / "stopped", "check") == checks
+
+    learned = replace(unlearned, metric="loss", value=20.0)
+    recipe = replace(recipe, stages=(replace(recipe.stages[0], until=learned),))
+    train(recipe, tmp_path / "learned", log=lambda line: None)
+    assert records(tmp_path / "learned") == records(tmp_path / "unlearned")[:3]
+
+
 def test_evaluators_are_asked_once_after_each_stage(whole, tmp_path):
     asked: list[tuple[str, int]] = []
 

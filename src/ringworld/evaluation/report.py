@@ -178,7 +178,7 @@ def _training(stages: Sequence[_Stage], recipe: dict[str, Any]) -> Iterator[str]
             stage.name,
             f"{planned['sequence_length']:,}",
             f"{planned['rope_theta']:,.0f}",
-            f"{stage.steps:,} of {planned['steps']:,}",
+            f"{stage.steps:,} of {planned['steps'] + planned.get('more', 0):,}",
             plots.short_decimal(tokens - before),
             duration(stage.seconds),
             f"{_last(stage.curve.loss):.3f}",

@@ -12,7 +12,7 @@ What is trained is not said here: `Recipe` and `Stage` hold what all training ha
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
@@ -73,7 +73,9 @@ class Stage:
 
     Attributes:
         batch_size: rows in a batch, over the whole mesh.
-        steps: the stage's end, if no criterion ends it before.
+        steps: the stage's end, if no criterion ends it before,
+        more: and so many on top, over which the learning rate goes up and down once more, if there is a criterion that
+            is not reached by then.
         learning_rate: after the warm-up.
         warmup_steps: the first of them takes learning_rate / warmup_steps, the last learning_rate.
         schedule: after the warm-up "constant", or "cosine" down to `final_learning_rate` at the last of `steps`.
@@ -96,16 +98,24 @@ class Stage:
     until: Criterion | None = None
     mesh: MeshShape | None = None
     reset_optimizer: bool = False
+    more: int = 0
 
     def __post_init__(self) -> None:
         stage = f"stage {self.name!r}: "
         for name in ("batch_size", "steps"):
             at_least(stage + name, getattr(self, name), 1)
-        for name in ("warmup_steps", "learning_rate", "final_learning_rate"):
+        for name in ("warmup_steps", "learning_rate", "final_learning_rate", "more"):
             at_least(stage + name, getattr(self, name), 0)
         choose(stage + "schedule", self.schedule, Schedule)
+        if self.more and self.until is None:
+            raise UserError(f"{stage}more steps are taken when its criterion is not reached, and it has none: give one")
         if not self.sources or not all(weight > 0 for _, weight in self.sources):
             raise UserError(f"{stage}sources must be one or more, each with a weight above 0; got {self.sources}")
+
+    @property
+    def most_steps(self) -> int:
+        """As many as it may come to."""
+        return self.steps + self.more
 
     @property
     def units_per_step(self) -> int:
@@ -123,6 +133,8 @@ class Stage:
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of the stage's step `step`, counted from 0."""
+        if self.more and step >= self.steps:
+            return replace(self, steps=self.more, more=0).learning_rate_at(step - self.steps)
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         if self.schedule == "constant":

@@ -195,12 +195,12 @@ class _Run:
     def _train(self, here: _Here) -> bool:
         """Takes the stage's steps. False when the run goes no further: its limit is reached, or a signal came."""
         stage = here.stage
-        self.log(f"stage {self._number(here)}: {stage}, at most {stage.steps} steps, mesh {_shape(here.mesh)}")
+        self.log(f"stage {self._number(here)}: {stage}, at most {stage.most_steps} steps, mesh {_shape(here.mesh)}")
         self.pace.pause()  # the first step compiles
         with _StopSignals() as stop:
             while not self.progress.stage_over and self.limits.allow(self.progress) and stop.asked is None:
                 self._step(here)
-                over = self._learned(here) or self.progress.stage_step == stage.steps
+                over = self._learned(here) or self.progress.stage_step == stage.most_steps
                 self.progress = replace(self.progress, stage_over=over)
                 if over or time.monotonic() >= self.next_save:
                     self._save(here)
@@ -242,7 +242,7 @@ class _Run:
         skipped = record["skipped"] > 0
         self.progress = self.progress.after_result(seconds, skipped=skipped)
         self.metrics.write({**record, "seconds": self.progress.seconds})
-        if skipped or now >= self.next_line or record["stage_step"] == here.stage.steps:
+        if skipped or now >= self.next_line or record["stage_step"] == here.stage.most_steps:
             self.next_line = now + SECONDS_BETWEEN_LINES
             self.log(self._line(here, record))
         if self.progress.skipped_in_a_row >= SKIPS_IN_A_ROW:
@@ -259,7 +259,7 @@ class _Run:
         return step_line(
             record,
             stage=self._number(here),
-            steps=here.stage.steps,
+            steps=here.stage.most_steps,
             skipped=self.progress.skipped,
             unit=here.stage.UNIT,
             units_per_second=rate,
@@ -270,18 +270,19 @@ class _Run:
         """Tokens, or the like, from a step to the end of the run, if no stage ends before its last step."""
         ahead, allowed = 0.0, self.limits.steps - record["step"]
         for stage in self.recipe.stages[here.index :]:
-            steps = min(stage.steps - (record["stage_step"] if stage is here.stage else 0), allowed)
+            steps = min(stage.most_steps - (record["stage_step"] if stage is here.stage else 0), allowed)
             ahead, allowed = ahead + steps * stage.units_per_step, allowed - steps
         return ahead
 
     def _learned(self, here: _Here) -> bool:
-        """Measures the stage's criterion when it is due, after the last step too, and tells whether it is reached."""
-        criterion = here.stage.until
-        last = self.progress.stage_step == here.stage.steps
+        """Measures the stage's criterion when it is due, also where the stage's steps are over, and those that come on
+        top; tells whether it is reached."""
+        criterion, step = here.stage.until, self.progress.stage_step
+        last = step == here.stage.most_steps
         if (
             criterion is None
             or here.course.validation is None
-            or (self.progress.stage_step % criterion.check_every and not last)
+            or (step % criterion.check_every and step != here.stage.steps and not last)
         ):
             return False
         self._settle(here)
@@ -295,7 +296,7 @@ class _Run:
             self._record(here, "check", metric=criterion.metric, value=value, wanted=criterion.value, reached=reached)
         )
         self.log(
-            f"stage {self._number(here)}  step {self.progress.stage_step}: {criterion.metric} of fresh data "
+            f"stage {self._number(here)}  step {step}: {criterion.metric} of fresh data "
             f"{value:.4f}, wanted {criterion.value:g}{verdict}"
         )
         self.pace.start(time.monotonic())
