@@ -73,6 +73,7 @@ def _stages() -> tuple[LanguageStage, ...]:
     turned = replace(told, kinds=("when",))
     longer = replace(told, minutes=(6, 12), asked=2, together=(1, 6), kinds=("what", "when"))
     whole = replace(longer, minutes=(12, 60), asked=1)
+    sixty = replace(whole, asked=3, kinds=("what", "what", "when"))
     order = replace(told, minutes=(2, 6), asked=2, kinds=("first",))
     # Minutes one after the other: which of two comes first is hard to say where they are near.
     near = replace(order, minutes=(2, 12), asked=6, scattered=False)
@@ -88,6 +89,7 @@ def _stages() -> tuple[LanguageStage, ...]:
             (*_needles(64, 0.35), *_films((told, 0.3), (turned, 0.35))),
             ((told, 1.0), (turned, 1.0)),
             0.97,
+            every=50,
         ),
         _stage(
             "pictures",
@@ -95,6 +97,8 @@ def _stages() -> tuple[LanguageStage, ...]:
             32,
             2500,
             (*_needles(128, 0.1), *_world(1, 0.4), *_films((longer, 0.1), (order, 0.05), (few, 0.35))),
+            ((replace(few, narrated=0.0), 1.0),),
+            0.98,
         ),
         _stage(
             "films",
@@ -104,15 +108,17 @@ def _stages() -> tuple[LanguageStage, ...]:
             (
                 *_needles(256, 0.08),
                 *_world(1, 0.14),
-                *_world(8, 0.33, 0.25),
+                *_world(8, 0.33, 0.5),
                 *_films(
                     (whole, 0.07),
                     (order, 0.04),
                     (more, 0.06),
                     (_passing((3, 7), 1, narrated=0.4), 0.13),
-                    (_passing((2, 4), 2, narrated=0.4), 0.15),
+                    (_passing((2, 4), 2, narrated=0.4, scattered=False), 0.15),
                 ),
             ),
+            ((_timed((3, 7), 1), 1.0),),
+            0.98,
         ),
         _stage(
             "minutes",
@@ -122,16 +128,18 @@ def _stages() -> tuple[LanguageStage, ...]:
             (
                 *_needles(512, 0.1),
                 *_world(1, 0.1),
-                *_world(8, 0.25, 0.25),
+                *_world(8, 0.25, 0.5),
                 *_films(
                     (whole, 0.06),
                     (order, 0.04),
-                    (_passing((4, 14), 1, 3), 0.17),
+                    (_passing((4, 14), 1, 3, scattered=False), 0.17),
                     (_passing((3, 8), 2, 3, narrated=0.3), 0.12),
-                    (_passing((2, 5), 4, 3), 0.08),
+                    (_passing((2, 5), 4, 3, scattered=False), 0.08),
                     (_passing((1, 2), 12), 0.08),
                 ),
             ),
+            ((_timed((4, 14), 1, 3), 1.0),),
+            0.98,
         ),
         _stage(
             "2k",
@@ -142,18 +150,20 @@ def _stages() -> tuple[LanguageStage, ...]:
                 *_needles(2048, 0.08),
                 *_far(_needles(2048, 0.08)),
                 *_world(1, 0.08),
-                *_world(8, 0.16, 0.25),
-                *_films((replace(whole, asked=3), 0.06), (_passing((3, 8), 2, 3), 0.05)),
+                *_world(8, 0.16, 0.5),
+                *_films((sixty, 0.1), (_passing((3, 8), 2, 3, scattered=False), 0.05)),
                 *_far(
                     _films(
-                        (_passing((12, 30), 1, 6), 0.1),
+                        (_passing((12, 30), 1, 6), 0.09),
                         (_passing((30, 60), 1, 8, scattered=False), 0.12),
-                        (_passing((12, 30), 3, 6), 0.08),
-                        (_passing((3, 7), 14, 3), 0.09),
-                        (_passing((1, 1), 60), 0.1),
+                        (_passing((12, 30), 3, 6, scattered=False), 0.08),
+                        (_passing((3, 7), 14, 3), 0.08),
+                        (_passing((1, 1), 60), 0.08),
                     )
                 ),
             ),
+            ((sixty, 1.0), (_timed((12, 30), 1, 6), 1.0)),
+            0.98,
         ),
         _stage(
             "4k",
@@ -164,23 +174,25 @@ def _stages() -> tuple[LanguageStage, ...]:
                 *_needles(4096, 0.06),
                 *_far(_needles(4096, 0.06)),
                 *_world(1, 0.06),
-                *_world(8, 0.14, 0.4),
+                *_world(8, 0.14, 0.5),
                 *_films(
-                    (replace(whole, asked=3), 0.04),
+                    (sixty, 0.06),
                     (near, 0.03),
-                    (_passing((3, 8), 2, 4), 0.04),
+                    (_passing((3, 8), 2, 4, scattered=False), 0.04),
                     (_passing((2, 6), 4, 4), 0.05),
                 ),
                 *_far(
                     _films(
                         (_passing((30, 60), 1, 8, scattered=False), 0.05),
-                        (_passing((16, 48), 4, 12), 0.13),
+                        (_passing((16, 48), 4, 12, scattered=False), 0.13),
                         (_passing((6, 12), 14, 12, every=7), 0.08),
-                        (_passing((3, 6), 30, 12, every=10), 0.11),
+                        (_passing((3, 6), 30, 12, every=10, scattered=False), 0.11),
                         (_passing((2, 3), 60, 12, every=10), 0.15),
                     )
                 ),
             ),
+            ((_timed((16, 48), 4, 12), 1.0), (_timed((2, 3), 60, 12, every=10), 1.0)),
+            0.98,
         ),
         _stage(
             "16k",
@@ -191,7 +203,7 @@ def _stages() -> tuple[LanguageStage, ...]:
                 *_needles(16384, 0.12),
                 *_far(_needles(16384, 0.08)),
                 *_world(1, 0.07),
-                *_world(8, 0.12, 0.4),
+                *_world(8, 0.12, 0.5),
                 *_films((near, 0.03), (_passing((3, 8), 4, 8), 0.08)),
                 *_far(
                     _films(
@@ -202,6 +214,8 @@ def _stages() -> tuple[LanguageStage, ...]:
                     )
                 ),
             ),
+            ((_timed((6, 13), 60, 60, every=10), 1.0),),
+            0.97,
         ),
         _stage(
             "32k",
@@ -212,7 +226,7 @@ def _stages() -> tuple[LanguageStage, ...]:
                 *_needles(32768, 0.1),
                 *_far(_needles(16384, 0.05)),
                 *_world(1, 0.06),
-                *_world(8, 0.1, 0.4),
+                *_world(8, 0.1, 0.5),
                 *_films((near, 0.03), (_passing((3, 8), 4, 8), 0.06)),
                 *_far(
                     _films(
@@ -223,6 +237,8 @@ def _stages() -> tuple[LanguageStage, ...]:
                     )
                 ),
             ),
+            ((_timed((14, 28), 60, 60, every=10), 1.0),),
+            0.96,
         ),
         _stage(
             "64k",
@@ -232,13 +248,15 @@ def _stages() -> tuple[LanguageStage, ...]:
             (
                 *_needles(16384, 0.05),
                 *_world(1, 0.05),
-                *_world(8, 0.08, 0.4),
+                *_world(8, 0.08, 0.5),
                 *_films(
                     (near, 0.02),
                     (_passing((30, 60), 4, 24, scattered=False), 0.05),
                     (_found((45, 58), 60, 90, every=10), 0.75),
                 ),
             ),
+            ((_timed((45, 58), 60, 90, every=10), 1.0),),
+            0.95,
         ),
     )
 
@@ -254,12 +272,12 @@ def _passing(
 ) -> PassingConfig:
     """Films of so many minutes of so many frames, the time behind each `every` of them, with so many questions.
 
-    Of one frame nobody sees which way something goes, and of one minute nothing came first. Where and which way take
-    more answers to learn than what and when.
+    Of one frame nobody sees which way something goes, and of one minute nothing came first. Where and what take the
+    most answers to learn: what is found by a time, and those are sixty that are much alike.
     """
-    kinds: list[Kind] = ["what", "when", "where", "where"]
+    kinds: list[Kind] = ["what", "what", "what", "when", "when", "where", "where", "where"]
     if frames > 1:
-        kinds.extend(("where", "way", "way", "way"))
+        kinds.extend(("where", "way"))
     if minutes[0] > 1:
         kinds.append("first")
     together = (1, min(6, minutes[1]))
@@ -280,35 +298,39 @@ def _found(minutes: tuple[int, int], frames: int, asked: int = 60, *, every: int
     """Long films, in which most questions are what a minute has to be found for. They are many: they cost next to
     nothing beside the frames."""
     passing = _passing(minutes, frames, asked, every=every, scattered=False)
-    return replace(passing, kinds=("what", "when", "first", "where", "way"))
+    return replace(passing, kinds=("what", "what", "when", "first", "first", "where"))
+
+
+def _timed(minutes: tuple[int, int], frames: int, asked: int = 2, *, every: int = 0) -> PassingConfig:
+    """What a stage is asked in the end: what passed at a time, and when something did; of minutes in a row."""
+    passing = _passing(minutes, frames, asked, every=every, scattered=False)
+    return replace(passing, kinds=("what", "when"))
 
 
 def _stage(
-    name: str,
-    length: int,
-    rows: int,
-    steps: int,
-    mix: Mix,
-    asked: Mix = (),
-    value: float = 0.0,
+    name: str, length: int, rows: int, steps: int, mix: Mix, asked: Mix, value: float, *, every: int = 0
 ) -> LanguageStage:
-    """A context length. It is over when so much (`value`) of what is asked is answered rightly, token by token; where
-    nothing is asked, after its steps, over which the learning rate falls to 0."""
+    """A context length. It is learned when so much (`value`) of what is asked is answered rightly, token by token.
+
+    Measured after its steps, over which the learning rate falls to 0; where it is not learned then, it takes a quarter
+    more. Or every so many steps (`every`), until it is learned, at one rate.
+    """
     return LanguageStage(
         name=name,
         sequence_length=length,
         batch_size=rows,
         steps=steps,
+        more=0 if every else steps // 4,
         rope_theta=NANO_THETA * (length if length < 2048 else _LONGEST),
-        learning_rate=2e-3 if asked else 3e-3,
+        learning_rate=2e-3 if every else 3e-3,
         warmup_steps=min(20, steps // 4),
-        schedule="constant" if asked else "cosine",
+        schedule="constant" if every else "cosine",
         mesh=MeshShape(sequence=-1) if length >= 8192 else None,
         sources=mix,
         packing="whole",
         # As in LWM: codes count for half. By examples, a film's would count an eighth of a picture's.
         normalization="modality",
-        until=Criterion("accuracy", value, 50, rows=max(4, 16384 // length), sources=asked) if asked else None,
+        until=Criterion("accuracy", value, every or steps, rows=max(1, 16384 // length), sources=asked),
     )
 
 
