@@ -515,7 +515,7 @@ def test_a_model_that_sees_draws_and_films_and_talks(seeing: Path, tmp_path: Pat
         ("image --prompt a", "image needs a file to write: name it with --out"),
         ("image --prompt a --out a.png --like b.png", "--like is what a video begins with"),
         ("image --prompt a --out a.xyz", "a.xyz must end in one of .png"),
-        ("video --prompt a --out a.mp4 --frames 0", "0 to 0 frames were asked for"),
+        ("video --prompt a --out a.mp4 --frames 0", "0 frames were asked for"),
         ("video --prompt a --out a.mp4 --like nowhere.png", "nowhere.png"),
         ("image --prompt a --out a.png --guidance -1", "the guidance (CFG) is -1.0"),
     ],

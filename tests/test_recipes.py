@@ -259,7 +259,9 @@ def test_what_nano_learns_has_room_in_its_rows(tmp_path: Path, monkeypatch: pyte
     learner = recipe.learner(tmp_path)
     vocabulary, seen = learner.tokenizer.vocabulary, set()
     for stage in recipe.stages:
-        for source, _ in stage.sources:
+        assert stage.until is not None  # each is measured
+        assert stage.until.sources
+        for source, _ in (*stage.sources, *stage.until.sources):
             if source in seen:
                 continue
             seen.add(source)

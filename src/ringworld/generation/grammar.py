@@ -63,7 +63,8 @@ class Grammar:
             UserError: limits that no film can keep.
         """
         if not 1 <= least <= most:
-            raise UserError(f"{least} to {most} frames were asked for: a picture has 1, a film 1 or more")
+            asked = f"{most}" if least == most else f"{least} to {most}"
+            raise UserError(f"{asked} frames were asked for: a picture has 1, a film 1 or more")
         sees = bool(vocabulary.vision_size)
         pieces = np.array(vocabulary.vision_start if sees else (-1,), np.int32)
         return cls(
