@@ -139,7 +139,7 @@ def _stages() -> tuple[LanguageStage, ...]:
                 ),
             ),
             ((_timed((4, 14), 1, 3), 1.0),),
-            0.98,
+            0.99,
         ),
         _stage(
             "2k",
@@ -163,7 +163,7 @@ def _stages() -> tuple[LanguageStage, ...]:
                 ),
             ),
             ((sixty, 1.0), (_timed((12, 30), 1, 6), 1.0)),
-            0.98,
+            0.99,
         ),
         _stage(
             "4k",
