@@ -119,7 +119,7 @@ def test_mistakes() -> None:
         Drawing(replace(seeing_model(), frames=other))
     with pytest.raises(UserError, match="the prompt is empty"):
         drawing().draw([" "])
-    with pytest.raises(UserError, match="^0 frames were asked for"):
+    with pytest.raises(UserError, match=r"^0 frames were asked for"):
         drawing().draw(["a"], 0)
     unasked = Drawing(replace(seeing_model(), draws_unasked=False))
     with pytest.raises(UserError, match=r"the guidance \(CFG\) is 2.0, and this model was never trained on a picture"):
