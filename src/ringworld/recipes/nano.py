@@ -3,7 +3,7 @@
 It learns in this order: to find a number by a name in prose, and in a film that is told in words what passed when;
 the same in a film that is shown, while pictures are described and drawn, and then films; and from there in films of
 more minutes and more frames, to an hour of 60 frames a minute. Positions reach as far as an hour's long before rows do.
-Nothing that was learned leaves the mix.
+Nothing that was learned leaves the mix, and each stage is measured on what and when.
 """
 
 import math
