@@ -156,11 +156,11 @@ class ShardsConfig:
 @dataclass(frozen=True)
 class ReachConfig:
     """The documents of another source, with up to `gaps` gaps in their positions, so that they reach up to `reach` of
-    them: see `ReachingDocuments`."""
+    them: see `ReachingDocuments`. Of several each is small, and great distances are rare (docs/results.md)."""
 
     source: "SourceConfig"
     reach: int
-    gaps: int = 16
+    gaps: int = 1
 
     def build(self, given: Given) -> Source:
         source = self.source.build(given)

@@ -128,7 +128,7 @@ def _reaching_stage(rows: int, steps: int, rate: float, corpora: tuple[str, ...]
             source for length in lengths for source in hidden(length, share / len(lengths) / length, 0.5, corpora)
         )
 
-    far = tuple((ReachConfig(source, NANO_REACH, gaps=1), share) for source, share in documents(0.6))
+    far = tuple((ReachConfig(source, NANO_REACH), share) for source, share in documents(0.6))
     return replace(stage, name="reach", sources=(*far, *documents(0.4)))
 
 

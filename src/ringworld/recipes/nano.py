@@ -30,7 +30,7 @@ MODEL = ModelConfig(
     dim=96,
     ffn=256,
     layers=4,
-    heads=4,  # of 32: with six of 16, and several gaps in positions, an hour was too far (docs/nano.md)
+    heads=4,
     kv_heads=4,
     head_dim=32,
     tied=True,
@@ -379,5 +379,5 @@ def _films(*shares: tuple[PassingConfig, float]) -> Mix:
 
 
 def _far(mix: Mix) -> Mix:
-    """The same, with a gap in the positions that reaches as far as the longest rows. One: of several each is small."""
-    return tuple((ReachConfig(source, _LONGEST, gaps=1), documents) for source, documents in mix)
+    """The same, with a gap in the positions that reaches as far as the longest rows."""
+    return tuple((ReachConfig(source, _LONGEST), documents) for source, documents in mix)
